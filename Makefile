@@ -38,7 +38,7 @@ format: .venv/.setup-dev ## format the code and make the safe repairs
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 docs: .venv/.setup-docs ## build the documentation into site/
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## remove what builds and tests leave behind (.venv stays)
 	@rm -rf build dist site .hypothesis .pytest_cache .ruff_cache

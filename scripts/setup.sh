@@ -7,21 +7,17 @@ extras=${1:-}
 log=.venv/setup.log
 
 # PYTHON names an interpreter; without it the first suitable one on the path is taken.
-python=
-for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        python=$candidate
-        break
-    fi
-done
-if [ -z "$python" ]; then
+find_python() {
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
     echo "Engram needs Python 3.11 or newer; ${PYTHON:-python3} is: $("${PYTHON:-python3}" --version 2>&1 || true)" >&2
     echo "Install a newer one, or name it: make demo PYTHON=/path/to/python3.12" >&2
-    exit 1
-fi
-
-mkdir -p .venv
-: >"$log"
+    return 1
+}
 
 fail() {
     echo "Setting up .venv failed while $1. The end of $log:" >&2
@@ -31,8 +27,12 @@ fail() {
 
 pip() { .venv/bin/python -m pip "$@" --quiet --disable-pip-version-check --no-input >>"$log" 2>&1; }
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    "$python" -m venv .venv >>"$log" 2>&1 ||
+if .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    : >"$log"
+else
+    python=$(find_python)
+    mkdir -p .venv
+    "$python" -m venv .venv >"$log" 2>&1 ||
         fail "making a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)"
 fi
 
