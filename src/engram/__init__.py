@@ -1,0 +1,58 @@
+"""Engram finds where a transformer language model stores a fact, and changes it.
+
+    lm = engram.load("mini")
+    fact = engram.Fact("Space Needle", "The {} is located in the city of", "Rome", original="Seattle")
+    trace = engram.trace(lm, fact)                    # where is it?
+    edit = engram.edit(lm, fact)                      # make it so; the model is unchanged
+    with edit.applied(lm):
+        text = lm.generate("The Space Needle is in")
+
+Names are imported when first used, so that `import engram` is fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from engram._version import __version__
+from engram.errors import EngramError
+from engram.facts import Case, Fact
+
+if TYPE_CHECKING:
+    from engram.models import LM, Layout, Site, load, patch, record, resume
+
+__all__ = [
+    "LM",
+    "Case",
+    "EngramError",
+    "Fact",
+    "Layout",
+    "Site",
+    "__version__",
+    "load",
+    "patch",
+    "record",
+    "resume",
+]
+
+_HOMES = {
+    "LM": "models",
+    "Layout": "models",
+    "Site": "models",
+    "load": "models",
+    "patch": "models",
+    "record": "models",
+    "resume": "models",
+}
+"""Where each lazily imported name lives."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"engram.{_HOMES[name]}"), name)
+    if name in ("datasets", "editing", "evaluation", "locate", "models", "stats"):
+        return import_module(f"engram.{name}")
+    raise AttributeError(f"module 'engram' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,49 @@
+"""The command line: one verb per file, and one place where errors become sentences and exit codes.
+
+Exit codes: 0 done, 1 a check failed, 2 bad input, 130 interrupted (what was finished is kept).
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from engram._version import __version__
+from engram.cli.common import say_error
+from engram.cli.demo import demo
+from engram.errors import EngramError
+
+app = typer.Typer(
+    name="engram",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find where a transformer language model stores a fact, and change it.",
+    epilog="Start with [bold]engram demo[/bold]. Every verb has --help with an example. --debug shows tracebacks.",
+)
+app.command()(demo)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    """Find where a transformer language model stores a fact, and change it."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code. `--debug` anywhere shows tracebacks."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(given, prog_name="engram")
+    except EngramError as error:
+        if debug:
+            raise
+        say_error(str(error))
+        sys.exit(2)

@@ -1,0 +1,96 @@
+"""What all verbs share: options, consoles, loading a model quietly, progress bars, JSON output."""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+Model = Annotated[str, typer.Argument(help="'mini' (built in), a folder, or a Hugging Face hub name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str | None, typer.Option(help="Where to run, such as 'cpu' or 'cuda:0'.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]
+DeviceMap = Annotated[str | None, typer.Option(help="accelerate's placement, such as 'auto', instead of --device.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+
+
+def out() -> Console:
+    """Return the console for results (standard output)."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Return the console for progress, notes and errors (standard error)."""
+    return Console(stderr=True, highlight=False)
+
+
+def say_error(message: str) -> None:
+    """Print an error as a sentence."""
+    err().print(f"[bold red]Error:[/bold red] {escape(message)}", soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Print a remark that is no result."""
+    err().print(f"[dim]{escape(message)}[/dim]", soft_wrap=True)
+
+
+def emit_json(result: Mapping[str, Any]) -> None:
+    """Print a result for machines: one JSON object, nothing else on standard output."""
+    json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> "LM":
+    """Load a model as `engram.load` does, without the libraries' own bars and remarks."""
+    from transformers.utils import logging as transformers_logging
+
+    from engram.models import load
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load(
+            name,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
+    """Show a progress bar on standard error; yields a function to call with (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=err(), transient=True, disable=quiet) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

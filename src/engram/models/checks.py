@@ -1,0 +1,103 @@
+"""What a freshly wrapped model is asked once, with passes over a few tokens: is the layout right, what is possible?"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from engram.errors import EngramError, UnsupportedModel
+from engram.models.hooks import Site, patch, record
+from engram.models.resume import prefill, resume
+
+if TYPE_CHECKING:
+    from engram.models.lm import LM
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4  # relative; a wrong wiring is off by more than 1e-1
+
+
+def sample_ids(lm: "LM", length: int = 4) -> Tensor:
+    """Return a few different token ids, the same for every model: [1 pos]."""
+    step = max(1, lm.vocab_size // (length + 1))
+    return torch.arange(1, length + 1).mul(step).remainder(lm.vocab_size).unsqueeze(0)
+
+
+def validate(lm: "LM") -> None:
+    """Check a layout by one forward pass over four tokens.
+
+    Raises:
+        UnsupportedModel: a site is missing, never runs, or has the wrong width.
+    """
+    middle = lm.n_layers // 2
+    sites = [Site("embed"), *(Site(kind, middle) for kind in ("attn", "key", "mlp", "state"))]
+    try:
+        with torch.no_grad(), record(lm, sites) as seen:
+            lm.forward(sample_ids(lm))
+    except (EngramError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{_layout(lm)} does not fit {type(lm.model).__name__}: {error}") from error
+    widths = {"attn": lm.d_model, "key": lm.d_mlp, "mlp": lm.d_model, "state": lm.d_model}
+    for site, tensor in seen.items():
+        if site.kind in widths and tensor.shape != (1, 4, widths[site.kind]):
+            raise UnsupportedModel(
+                f"{_layout(lm)} does not fit {type(lm.model).__name__}: the {site} has shape {tuple(tensor.shape)}, "
+                f"expected (1, 4, {widths[site.kind]})."
+            )
+
+
+def adds_mlp_to_state(lm: "LM") -> bool:
+    """Say whether a change of the MLP's output appears unchanged in the block's output.
+
+    True for most families; not where a norm or a factor follows (Gemma 2, OLMo 2, GLM 4, Granite).
+    """
+    ids, layer = sample_ids(lm), lm.n_layers // 2
+    nudge = 0.1 * torch.arange(1, lm.d_model + 1, dtype=lm.dtype).cos()
+    state = Site("state", layer)
+    with torch.no_grad():
+        with record(lm, [state], stop=True) as before:
+            lm.forward(ids)
+        with (
+            patch(lm, {Site("mlp", layer): lambda mlp: mlp + nudge.to(mlp.device)}),
+            record(lm, [state]) as after,
+        ):
+            lm.forward(ids)
+    moved = after[state] - before[state]
+    return _close(moved, nudge.to(moved.device).expand_as(moved), half=lm.dtype != torch.float32)
+
+
+def can_resume(lm: "LM") -> bool:
+    """Say whether `resume` gives the full pass's logits on this model; a property of its forward."""
+    return _same_logits(lm, last_only=False)
+
+
+def can_skip_last(lm: "LM") -> bool:
+    """Say whether the last block may leave out what other positions than the last do not need."""
+    return _same_logits(lm, last_only=True)
+
+
+def _same_logits(lm: "LM", *, last_only: bool) -> bool:
+    ids, layer = sample_ids(lm).repeat(2, 1), max(1, lm.n_layers // 2)
+    ids[1] = ids[1].flip(0)
+    state = Site("state", layer - 1)
+    try:
+        with torch.no_grad():
+            with record(lm, [state]) as seen:
+                full = prefill(lm, ids)
+            rest = seen[state][:, 2:]
+            prefix = full.prefix.until(2)
+            again = resume(lm, rest, layer=layer, prefix=prefix, last_only=last_only)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        logger.info("%s cannot be run from the middle (%s); the plain path is used", type(lm.model).__name__, error)
+        return False
+    return _close(again, full.logits, half=lm.dtype != torch.float32)
+
+
+def _close(a: Tensor, b: Tensor, *, half: bool) -> bool:
+    tolerance = 100 * TOLERANCE if half else TOLERANCE
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
+
+
+def _layout(lm: "LM") -> str:
+    layout: Any = lm.layout
+    return f"The layout (blocks {layout.blocks!r}, attention {layout.attn_out!r}, MLP {layout.mlp_out!r})"

@@ -1,0 +1,41 @@
+"""The identity of a model: the same weights give the same sixteen digits wherever and however they were loaded."""
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor, nn
+
+SAMPLES = 4096
+"""Elements hashed per parameter, evenly spread; any change of a whole matrix (every edit is one) shows in them."""
+
+
+def fingerprint_of(model: nn.Module) -> str:
+    """Hash the names, shapes and a spread sample of all parameters, rounded to bf16.
+
+    Rounding makes fp32 and bf16 copies equal. Offloaded weights (accelerate) are read from where they lie.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_weights(model).items()):
+        digest.update(json.dumps([name, list(tensor.shape)]).encode())
+        digest.update(_sample(tensor).to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = dict(model.named_parameters())
+    for module_name, module in model.named_modules():
+        stored = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        if stored is None:
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}" if module_name else name
+            if parameter.device.type == "meta":
+                weights[full] = stored[name]
+    return weights
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    step = max(1, -(-flat.numel() // SAMPLES))
+    return flat[::step].float()

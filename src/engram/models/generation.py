@@ -1,0 +1,111 @@
+"""Next tokens and whole texts: batched, with the keys and values of earlier positions kept.
+
+Sampling draws each row from its own generator, seeded by the seed and the prompt, so a text does not depend on which
+other prompts are in the batch.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from engram.errors import SettingError
+
+if TYPE_CHECKING:
+    from engram.models.lm import LM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """How to continue a text.
+
+    Args:
+        max_new_tokens: how many tokens at most.
+        top_k: 1 for greedy, k > 1 to sample among the k most probable.
+        seed: for sampling.
+
+    Raises:
+        SettingError: a number below 1.
+    """
+
+    max_new_tokens: int = 30
+    top_k: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}={getattr(self, name)}; it must be 1 or more.")
+
+
+@torch.no_grad()
+def next_tokens(lm: "LM", prompt: str, *, k: int) -> list[tuple[str, float]]:
+    """See `LM.next_tokens`."""
+    logits = lm.forward(lm.encode(prompt).ids, keep=1)[0, -1].float()
+    lm.require_finite(logits, "The output")
+    top = logits.softmax(-1).topk(min(k, len(logits)))
+    return list(zip(lm.tokens(top.indices), [float(p) for p in top.values], strict=True))
+
+
+def generate(lm: "LM", prompts: str | Sequence[str], how: Generation) -> str | list[str]:
+    """See `LM.generate`."""
+    if isinstance(prompts, str):
+        return generate_batch(lm, [prompts], how)[0]
+    return generate_batch(lm, list(prompts), how)
+
+
+@torch.no_grad()
+def generate_batch(lm: "LM", prompts: list[str], how: Generation) -> list[str]:
+    """Continue several prompts at once; row i of every pass is prompt i, so that each row may carry its own edit."""
+    if not prompts:
+        return []
+    encoded = lm.encode(prompts, padding_side="left")
+    lm.require_positions(encoded.ids.shape[1] + how.max_new_tokens, "Prompt and generated text")
+    generators = _generators(prompts, how.seed)
+    end = lm.tokenizer.eos_token_id
+    cache, mask, ids = DynamicCache(), encoded.mask, encoded.ids
+    new: list[Tensor] = []
+    running = torch.ones(len(prompts), dtype=torch.bool)
+    for _ in range(how.max_new_tokens):
+        logits = lm.forward(ids, mask=mask, cache=cache, keep=1)[:, -1].float().cpu()
+        lm.require_finite(logits, "The output")
+        chosen = logits.argmax(-1) if how.top_k == 1 else _sample(logits, how.top_k, generators)
+        running = running & (chosen != end) if end is not None else running
+        if not running.any():
+            break
+        new.append(torch.where(running, chosen, torch.full_like(chosen, -1)))
+        ids = chosen.unsqueeze(1)
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return [_text(lm, prompt, [int(step[i]) for step in new]) for i, prompt in enumerate(prompts)]
+
+
+def _text(lm: "LM", prompt: str, new: list[int]) -> str:
+    """Append the generated tokens; the prompt stays as typed even where decoding would change its spacing."""
+    kept = [i for i in new if i >= 0]
+    head = lm.encode(prompt).ids[0].tolist()
+    before = lm.tokenizer.decode(head, skip_special_tokens=True)
+    return prompt + lm.tokenizer.decode(head + kept, skip_special_tokens=True)[len(before) :]
+
+
+def _sample(logits: Float[Tensor, "batch vocab"], k: int, generators: list[torch.Generator]) -> Int[Tensor, " batch"]:
+    top = logits.topk(min(k, logits.shape[-1]))
+    weights = top.values.softmax(-1)
+    picks = [torch.multinomial(row, 1, generator=g) for row, g in zip(weights, generators, strict=True)]
+    return top.indices.gather(1, torch.stack(picks)).squeeze(1)
+
+
+def _generators(prompts: list[str], seed: int) -> list[torch.Generator]:
+    """One generator per row; the same prompt twice gives two different texts."""
+    seen: Counter[str] = Counter()
+    generators: list[torch.Generator] = []
+    for prompt in prompts:
+        key = f"{seed}\n{seen[prompt]}\n{prompt}".encode()
+        seen[prompt] += 1
+        generators.append(torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big")))
+    return generators

@@ -1,0 +1,83 @@
+"""`record` and `patch`: what they promise when all goes well, and when it does not."""
+
+import pytest
+import torch
+from families import golden_lm, tiny, tiny_model
+
+from engram.errors import LayerNeverRan, SettingError
+from engram.models import Site, patch, record
+from engram.models.hooks import skipping
+
+
+def hooks_left(lm: object) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in lm.model.modules())
+
+
+def test_stop_ends_the_pass_at_the_last_wanted_site() -> None:
+    lm = golden_lm()
+    ran: list[int] = []
+    handle = lm.blocks[5].register_forward_hook(lambda *_: ran.append(5))
+    with record(lm, [Site("mlp", 1), Site("key", 2)], stop=True) as seen:
+        lm.forward(lm.encode("John Holzu comes from").ids)
+        pytest.fail("the rest of the with block must not run")
+    handle.remove()
+    assert not ran
+    assert seen[Site("key", 2)].shape == (1, 6, 640)
+    assert hooks_left(lm) == 0
+
+
+def test_hooks_go_away_after_an_exception() -> None:
+    lm = golden_lm()
+    with pytest.raises(ZeroDivisionError), patch(lm, {Site("mlp", 1): lambda x: x}), record(lm, [Site("mlp", 2)]):
+        raise ZeroDivisionError
+    assert hooks_left(lm) == 0
+
+
+def test_a_site_that_never_ran_is_named() -> None:
+    lm = golden_lm()
+    with pytest.raises(LayerNeverRan, match="mlp of layer 3"), record(lm, [Site("mlp", 3)]):
+        pass
+    with pytest.raises(LayerNeverRan, match="attn of layer 4"), patch(lm, {Site("attn", 4): lambda x: x}):
+        pass
+    with pytest.raises(LayerNeverRan, match="no layer 8"), record(lm, [Site("mlp", 8)]):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "layer", "message"), [("mpl", 1, "Did you mean 'mlp'"), ("mlp", -1, "count from 0")])
+def test_sites_are_checked_when_made(kind: str, layer: int, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Site(kind, layer)
+
+
+def test_recorded_tensors_are_copies() -> None:
+    """Falcon adds the attention's output to the MLP's in place; what was recorded must not change with it."""
+    lm = tiny("falcon")
+    ids = lm.encode("John Holzu comes from").ids
+    with torch.no_grad(), record(lm, [Site("mlp", 1), Site("key", 1)]) as seen:
+        lm.forward(ids)
+    torch.testing.assert_close(seen[Site("mlp", 1)], lm.mlp_out(1)(seen[Site("key", 1)]).detach())
+
+
+def test_skipped_blocks_hand_on_what_they_get_and_come_back() -> None:
+    lm = golden_lm()
+    ids = lm.encode("John Holzu comes from").ids
+    with torch.no_grad():
+        before = lm.forward(ids)
+        with record(lm, [Site("state", 0), Site("state", 3)]) as seen, skipping(lm.blocks[1:4], as_tuple=False):
+            lm.forward(ids)
+        assert torch.equal(seen[Site("state", 0)], seen[Site("state", 3)])
+        assert torch.equal(before, lm.forward(ids))
+
+
+def test_half_precision_runs_and_nan_is_named() -> None:
+    from families import golden_tokenizer
+
+    from engram.errors import NumericalError
+    from engram.models import LM
+
+    lm = LM(tiny_model("llama").bfloat16(), golden_tokenizer())
+    assert lm.can_resume
+    assert torch.isfinite(lm.score("John Holzu comes", ["from"])).all()
+    lm.mlp_out(1).weight.data.fill_(float("nan"))
+    with pytest.raises(NumericalError, match="NaN or infinity"):
+        lm.next_tokens("John Holzu comes")
