@@ -81,9 +81,9 @@ def tiny_model(family: str, **changes: Any) -> Any:
 @cache
 def golden_tokenizer() -> Any:
     """The tokenizer of the golden model: byte-level BPE with 1,024 entries."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(GOLDEN_MODEL)
+    return PreTrainedTokenizerFast.from_pretrained(GOLDEN_MODEL)
 
 
 @cache

@@ -63,7 +63,10 @@ def test_skipped_blocks_hand_on_what_they_get_and_come_back() -> None:
     ids = lm.encode("John Holzu comes from").ids
     with torch.no_grad():
         before = lm.forward(ids)
-        with record(lm, [Site("state", 0), Site("state", 3)]) as seen, skipping(lm.blocks[1:4], as_tuple=False):
+        with (
+            record(lm, [Site("state", 0), Site("state", 3)]) as seen,
+            skipping(lm.blocks[1:4], as_tuple=lm.block_returns_tuple),
+        ):
             lm.forward(ids)
         assert torch.equal(seen[Site("state", 0)], seen[Site("state", 3)])
         assert torch.equal(before, lm.forward(ids))

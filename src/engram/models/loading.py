@@ -68,7 +68,7 @@ def load(
 def _fetch(
     name: str, source: str, where: dict[str, Any], kind: Any, device_map: Any, options: dict[str, Any]
 ) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # slow import, only here
+    from transformers import AutoConfig, AutoModelForCausalLM  # slow import, only here
 
     try:
         config = AutoConfig.from_pretrained(source, **where)
@@ -78,14 +78,7 @@ def _fetch(
         raise UnsupportedModel(f"{name!r} is an encoder-decoder model; Engram reads decoder-only language models.")
     if device_map is not None:
         options = {**options, "device_map": device_map}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    except (OSError, ValueError, KeyError) as error:
-        raise TokenizerError(f"{name!r} has no tokenizer that could be loaded: {first_line(error)}") from error
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # what transformers makes of missing files
-        raise TokenizerError(
-            f"{name!r} has no tokenizer: no tokenizer.json or vocabulary was found beside the weights."
-        )
+    tokenizer = _tokenizer(name, source, where)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **where, **options)
     except (OSError, ValueError, KeyError) as error:
@@ -93,6 +86,22 @@ def _fetch(
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"{name!r} could not be loaded: {first_line(error)}") from error
     return tokenizer, model
+
+
+def _tokenizer(name: str, source: str, where: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
+        if not (Path(source) / "tokenizer.json").is_file():
+            raise TokenizerError(f"{name!r} has no tokenizer that could be loaded: {first_line(error)}") from error
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)  # its class has another name in this version
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # what transformers makes of missing files
+        raise TokenizerError(
+            f"{name!r} has no tokenizer: no tokenizer.json or vocabulary was found beside the weights."
+        )
+    return tokenizer
 
 
 def _require_model_folder(name: str | Path, source: str) -> None:
