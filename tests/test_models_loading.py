@@ -33,6 +33,15 @@ def test_a_folder_without_tokenizer_says_so(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_pickled_weights_are_not_read_unless_asked(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(GOLDEN_MODEL / name, tmp_path)
+    torch.save(golden_lm().model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match="use_safetensors=False"):
+        load(tmp_path)
+    assert load(tmp_path, use_safetensors=False).fingerprint == golden_lm().fingerprint
+
+
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
     with pytest.raises(UnsupportedModel, match="encoder-decoder"):

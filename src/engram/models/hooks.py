@@ -165,6 +165,35 @@ def on_block_input(lm: "LM", layer: int, change: Change) -> Generator[None]:
 
 
 @contextmanager
+def on_projection(lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor]) -> Generator[None]:
+    """Replace the output of a linear module, knowing what entered it: how an edit acts beside a weight.
+
+    Args:
+        lm: the model.
+        name: path of the module in the model, such as "transformer.h.17.mlp.c_proj".
+        change: from the input [batch pos in] and the output [batch pos out] to the new output.
+    """
+    rows: list[int] = []
+
+    def on_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows[:] = [(args[0] if args else kwargs["hidden_states"]).shape[0]]
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        inputs: Tensor = args[0]
+        if output.ndim == 3:
+            return change(inputs, output)
+        return change(inputs.view(rows[0], -1, inputs.shape[-1]), output.view(rows[0], -1, output.shape[-1])).view_as(output)
+
+    head = f"{lm.layout.blocks}."
+    with ExitStack() as stack:
+        if name.startswith(head):
+            block = lm.blocks[int(name.removeprefix(head).partition(".")[0])]
+            stack.callback(block.register_forward_pre_hook(on_block, with_kwargs=True).remove)
+        stack.callback(lm.model.get_submodule(name).register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
 def skipping(blocks: Iterable[nn.Module], *, as_tuple: bool) -> Generator[None]:
     """Let blocks hand their input on unchanged, at no cost, during the `with` block."""
     with ExitStack() as stack:

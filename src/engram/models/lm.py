@@ -53,6 +53,7 @@ class LM:
         self.n_layers = self._size("n_layers")
         self.n_heads = self._size("n_heads")
         self.d_model = self._size("d_model")
+        self.overwritten: dict[str, Any] = {}  # by parameter name, what `Edit.apply_` keeps to take edits back
         checks.validate(self)
 
     def __repr__(self) -> str:

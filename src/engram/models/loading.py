@@ -45,7 +45,8 @@ def load(
         device_map: accelerate's placement over several devices and disk, instead of `device`.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that comes with the model. Off unless you ask for it.
-        **options: further arguments for `AutoModelForCausalLM.from_pretrained`.
+        **options: further arguments for `AutoModelForCausalLM.from_pretrained`. Weights are read from safetensors files
+            unless `use_safetensors=False` allows pickled ones.
 
     Raises:
         ModelNotFound: no such model here or on the hub, or no network.
@@ -76,8 +77,9 @@ def _fetch(
         raise _not_found(name, error) from error
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{name!r} is an encoder-decoder model; Engram reads decoder-only language models.")
+    options = {"use_safetensors": True, **options}
     if device_map is not None:
-        options = {**options, "device_map": device_map}
+        options["device_map"] = device_map
     tokenizer = _tokenizer(name, source, where)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **where, **options)
@@ -119,6 +121,11 @@ def _require_model_folder(name: str | Path, source: str) -> None:
 def _not_found(name: str, error: Exception) -> ModelNotFound:
     """One line that says what was looked for and where, from a library's page of text."""
     text = f"{error} {error.__cause__ or ''}"
+    if "safetensors" in text:
+        return ModelNotFound(
+            f"{name!r} has no weights in safetensors files: {first_line(error)} If you trust its pickled weights, "
+            f"engram.load({name!r}, use_safetensors=False) reads them."
+        )
     offline = any(word in text for word in ("couldn't connect", "offline", "Connection", "resolve", "Max retries"))
     if offline:
         return ModelNotFound(
