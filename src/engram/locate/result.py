@@ -1,0 +1,211 @@
+"""`CausalTrace`: what a trace found, as a value that can be saved, loaded and drawn."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import safetensors
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engram.errors import DataError, SettingError, did_you_mean
+from engram.locate.noise import Noise, Swap, noise_from
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+FORMAT = 1
+
+
+class Effect(Tensor):
+    """An indirect effect [token layer]: a tensor that also carries its standard error over the noise samples.
+
+    What is computed from it is a plain tensor.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # noqa: SLF001
+    standard_error: Float[Tensor, "token layer"]
+    """Standard error of each number; NaN when there is only one sample."""
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "token layer sample"]) -> Self:
+        """Make an effect from one number per sample."""
+        effect = values.mean(-1).as_subclass(cls)
+        many = values.shape[-1]
+        spread = values.std(-1) if many > 1 else torch.full(values.shape[:-1], float("nan"))
+        effect.standard_error = spread / many**0.5
+        return effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CausalTrace:
+    """The causal trace of one prompt (ROME paper, section 2).
+
+    Args:
+        prompt: the prompt.
+        subject: its subject.
+        subject_range: positions [begin, end) of the subject's tokens.
+        tokens: all tokens of the prompt, as text.
+        positions: the traced tokens; row i of every grid is token `positions[i]`.
+        answer: the token whose metric was measured.
+        answer_id: its id.
+        predicted: the token that the model says.
+        clean: metric of the clean prompt.
+        samples: metric per restoration and noise sample, by site: [token layer sample].
+        baseline: metric of the corrupted prompt per noise sample.
+        noise: the corruption, with its amount as a number (or the subjects that were put in).
+        settings: how the trace was made.
+        model: name of the model.
+    """
+
+    prompt: str
+    subject: str
+    subject_range: tuple[int, int]
+    tokens: tuple[str, ...]
+    positions: tuple[int, ...]
+    answer: str
+    answer_id: int
+    predicted: str
+    clean: float
+    samples: Mapping[str, Float[Tensor, "token layer sample"]]
+    baseline: Float[Tensor, " sample"]
+    noise: Noise | Swap
+    settings: Mapping[str, Any]
+    model: str = ""
+
+    @property
+    def corrupted(self) -> float:
+        """Metric of the corrupted prompt, mean over the noise samples."""
+        return float(self.baseline.double().mean())
+
+    @property
+    def total_effect(self) -> float:
+        """What corrupting the subject took away: clean - corrupted."""
+        return self.clean - self.corrupted
+
+    @property
+    def scores(self) -> dict[str, Float[Tensor, "token layer"]]:
+        """Metric of each restoration, mean over the noise samples, by site."""
+        return {site: values.mean(-1) for site, values in self.samples.items()}
+
+    @property
+    def state(self) -> Float[Tensor, "token layer"]:
+        """Scores of restored hidden states."""
+        return self._site("state").mean(-1)
+
+    @property
+    def mlp(self) -> Float[Tensor, "token layer"]:
+        """Scores of restored windows of MLP outputs."""
+        return self._site("mlp").mean(-1)
+
+    @property
+    def attn(self) -> Float[Tensor, "token layer"]:
+        """Scores of restored windows of attention outputs."""
+        return self._site("attn").mean(-1)
+
+    def effect(self, site: str = "state") -> Effect:
+        """Return the indirect effect [token layer] = scores - corrupted, with its `.standard_error` over the samples.
+
+        Raises:
+            SettingError: the site was not traced.
+        """
+        return Effect.of(self._site(site) - self.baseline)
+
+    def _site(self, site: str) -> Tensor:
+        if site not in self.samples:
+            raise SettingError(f"The site {site!r} was not traced. {did_you_mean(site, self.samples)}")
+        return self.samples[site]
+
+    @property
+    def labels(self) -> list[str]:
+        """The traced tokens as text; those of the subject end with a star."""
+        begin, end = self.subject_range
+        return [self.tokens[t].strip() + ("*" if begin <= t < end else "") for t in self.positions]
+
+    # Pictures
+
+    def plot(self, site: str | None = None, path: str | Path | None = None) -> "Figure":
+        """Draw the heat map of one site, or of all traced sites side by side, and save it if a path is given.
+
+        Raises:
+            SettingError: the site was not traced.
+        """
+        from engram.locate.pictures import draw_trace
+
+        return draw_trace(self, [site] if site is not None else list(self.samples), path)
+
+    def __rich__(self) -> "RenderableType":
+        from engram.locate.pictures import trace_in_terminal
+
+        return trace_in_terminal(self)
+
+    # Files
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `trace.json` and `trace.safetensors` into a folder and return the folder."""
+        where = Path(folder)
+        where.mkdir(parents=True, exist_ok=True)
+        tensors = {f"samples.{site}": values.contiguous() for site, values in self.samples.items()}
+        tensors["baseline"] = self.baseline
+        save_file(tensors, where / "trace.safetensors.tmp")
+        (where / "trace.safetensors.tmp").replace(where / "trace.safetensors")
+        record = {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "corrupted": self.corrupted,
+            "noise": self.noise.record(),
+            "sites": list(self.samples),
+        }
+        write_atomically(where / "trace.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return where
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the folder holds no trace, or a broken one.
+        """
+        where = Path(folder)
+        try:
+            record = cast("dict[str, Any]", json.loads((where / "trace.json").read_text(encoding="utf-8")))
+            with safe_open(where / "trace.safetensors", framework="pt") as file:
+                baseline = file.get_tensor("baseline")
+                samples = {site: file.get_tensor(f"samples.{site}") for site in record["sites"]}
+            plain = {name: record[name] for name in _PLAIN}
+            for name in ("subject_range", "tokens", "positions"):
+                plain[name] = tuple(plain[name])
+            return cls(**plain, baseline=baseline, samples=samples, noise=noise_from(record["noise"]))
+        except FileNotFoundError as error:
+            raise DataError(f"{where} holds no trace: {Path(error.filename or where).name} is not there.") from error
+        except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise DataError(f"The trace in {where} is broken: {error}") from error
+
+
+_PLAIN = (
+    "prompt",
+    "subject",
+    "subject_range",
+    "tokens",
+    "positions",
+    "answer",
+    "answer_id",
+    "predicted",
+    "clean",
+    "settings",
+    "model",
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that at every moment either the old or the new one is there."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,202 @@
+"""What a trace is asked for, checked before anything runs."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypedDict, get_args
+
+from engram.errors import SettingError, did_you_mean
+from engram.locate.metrics import MetricName
+from engram.locate.noise import Draws, Noise, Swap, parse_noise
+from engram.locate.windows import Cell, TraceSite, WindowStyle, cell_at
+
+logger = logging.getLogger(__name__)
+
+Tokens = Literal["all", "last", "subject", "subject_last"]
+SITES: tuple[TraceSite, ...] = ("state", "mlp", "attn")
+WINDOW = 10
+"""The paper's window."""
+
+
+class TraceOptions(TypedDict, total=False):
+    """The keyword options that `trace` and `trace_many` share; see `trace`."""
+
+    sites: str | Sequence[str]
+    window: int
+    window_style: WindowStyle
+    noise: float | str | Noise | Swap
+    samples: int
+    seed: int
+    draws: Draws
+    tokens: Tokens | int | Sequence[int]
+    severed: Literal["attn", "mlp"] | None
+    metric: MetricName
+    against: str | None
+    memory_budget: int | float | str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Checked options of a trace; see `trace` for their meaning."""
+
+    sites: tuple[TraceSite, ...]
+    window: int
+    window_style: WindowStyle
+    noise: Noise | Swap
+    samples: int
+    seed: int
+    draws: Draws
+    tokens: Tokens | tuple[int, ...]
+    severed: Literal["attn", "mlp"] | None
+    metric: MetricName
+    against: str | None
+    memory_budget: int | float | str | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        sites: str | Sequence[str] = SITES,
+        window: int = WINDOW,
+        window_style: WindowStyle = "code",
+        noise: float | str | Noise | Swap = "3sigma",
+        samples: int = 10,
+        seed: int = 0,
+        draws: Draws = "seeded",
+        tokens: Tokens | int | Sequence[int] = "all",
+        severed: Literal["attn", "mlp"] | None = None,
+        metric: MetricName = "probability",
+        against: str | None = None,
+        memory_budget: int | float | str | None = None,
+    ) -> Self:
+        """Check options.
+
+        Raises:
+            SettingError: a value that is not allowed; the message says what is.
+        """
+        if severed is not None:
+            _one_of("severed", severed, ("attn", "mlp"))
+        for name, value, kind in (
+            ("window_style", window_style, WindowStyle),
+            ("draws", draws, Draws),
+            ("metric", metric, MetricName),
+        ):
+            _one_of(name, value, get_args(kind))
+        for name, number in (("window", window), ("samples", samples)):
+            if number < 1:
+                raise SettingError(f"{name}={number}; it must be 1 or more.")
+        if against is not None and metric != "logit_difference":
+            raise SettingError(f"against={against!r} is for metric='logit_difference'; the metric is {metric!r}.")
+        return cls(
+            sites=_sites(sites, severed),
+            window=window,
+            window_style=window_style,
+            noise=parse_noise(noise),
+            samples=samples,
+            seed=seed,
+            draws=draws,
+            tokens=_tokens(tokens),
+            severed=severed,
+            metric=metric,
+            against=against,
+            memory_budget=memory_budget,
+        )
+
+    def check_window(self, n_layers: int) -> None:
+        """Check the window against the model.
+
+        A window somewhat larger than the model is clipped, which is said; one that restores every layer wherever it
+        stands tells nothing about layers and is an error, unless it is the default.
+
+        Raises:
+            SettingError: the window is more than twice as large as the model.
+        """
+        if self.window <= n_layers or not {"mlp", "attn"} & set(self.sites):
+            return
+        if self.window > 2 * n_layers and self.window != WINDOW:
+            raise SettingError(
+                f"window={self.window} on a model of {n_layers} layers restores every layer wherever it stands. "
+                f"Choose 1 to {n_layers}."
+            )
+        logger.warning(
+            "A window of %d layers is larger than the model (%d layers) and is clipped to it; a smaller one, such as "
+            "window=%d, shows more",
+            self.window,
+            n_layers,
+            max(1, n_layers // 4),
+        )
+
+    def positions(self, span: range, length: int) -> list[int]:
+        """Return the positions to trace in a prompt, in ascending order.
+
+        Args:
+            span: the subject's tokens.
+            length: number of tokens.
+
+        Raises:
+            SettingError: a token number outside of the prompt.
+        """
+        match self.tokens:
+            case "all":
+                return list(range(length))
+            case "last":
+                return [length - 1]
+            case "subject":
+                return list(span)
+            case "subject_last":
+                return [span[-1]]
+            case _:
+                outside = [t for t in self.tokens if not -length <= t < length]
+                if outside:
+                    raise SettingError(f"Token {outside[0]} is not in the prompt: it has tokens 0 to {length - 1}.")
+                return sorted({t % length for t in self.tokens})
+
+    def cell(self, site: TraceSite, position: int, layer: int, n_layers: int) -> Cell:
+        """Return one cell of a grid."""
+        return cell_at(site, position, layer, window=self.window, n_layers=n_layers, style=self.window_style)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a file needs to say about these settings; nothing that does not change results."""
+        return {
+            "sites": list(self.sites),
+            "window": self.window,
+            "window_style": self.window_style,
+            "noise": self.noise.record(),
+            "samples": self.samples,
+            "seed": self.seed,
+            "draws": self.draws,
+            "tokens": self.tokens if isinstance(self.tokens, str) else list(self.tokens),
+            "severed": self.severed,
+            "metric": self.metric,
+            "against": self.against,
+        }
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise SettingError(f"{option}={value!r} is not known. {did_you_mean(str(value), allowed)}")
+
+
+def _sites(sites: str | Sequence[str], severed: str | None) -> tuple[TraceSite, ...]:
+    names = sites.replace(",", " ").split() if isinstance(sites, str) else list(sites)
+    if not names:
+        raise SettingError(f"No sites were given. Available: {', '.join(SITES)}.")
+    for name in names:
+        if name not in SITES:
+            raise SettingError(f"There is no site {name!r} to trace. {did_you_mean(name, SITES)}")
+    chosen: tuple[Any, ...] = tuple(site for site in SITES if site in names)
+    if severed in chosen:
+        if chosen != SITES:
+            raise SettingError(f"{severed} outputs cannot be restored and severed at once; leave {severed!r} out of sites.")
+        return tuple(site for site in chosen if site != severed)
+    return chosen
+
+
+def _tokens(tokens: Any) -> Any:
+    if isinstance(tokens, str):
+        _one_of("tokens", tokens, get_args(Tokens))
+        return tokens
+    numbers = (tokens,) if isinstance(tokens, int) else tuple(tokens)
+    if not numbers:
+        raise SettingError(f"No tokens were given. Give positions, or one of {', '.join(get_args(Tokens))}.")
+    return numbers

@@ -1,0 +1,274 @@
+"""`trace`: where in the network a fact is recalled (ROME paper, section 2; PROTOCOL §2).
+
+The corrupted baseline and every restored run use the same corruption. What cannot change is not computed: no clean row,
+no tokens before the subject, no position before the restored one, no layer below it, and logits of the last position
+only (DESIGN §4).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engram.errors import FactError
+from engram.locate.climb import Footing, climb_once
+from engram.locate.corruption import Corruption, corrupt
+from engram.locate.memory import limits_of, parse_budget, rows_at_once, samples_at_once
+from engram.locate.metrics import Metric, MetricName
+from engram.locate.noise import Draws, Noise, Swap
+from engram.locate.passes import Clean, run_clean, run_corrupted, run_first
+from engram.locate.plain import restore_plainly
+from engram.locate.result import CausalTrace
+from engram.locate.settings import SITES, WINDOW, Tokens, TraceSettings
+from engram.locate.staircase import effective, plan_climbs
+from engram.locate.windows import Cell, TraceSite, WindowStyle
+from engram.models.scoring import continuation_ids
+
+if TYPE_CHECKING:
+    from engram.facts import Fact
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished and of all passes."""
+
+
+def trace(
+    lm: "LM",
+    fact: "Fact",
+    *,
+    sites: str | Sequence[str] = SITES,
+    window: int = WINDOW,
+    window_style: WindowStyle = "code",
+    noise: float | str | Noise | Swap = "3sigma",
+    samples: int = 10,
+    seed: int = 0,
+    draws: Draws = "seeded",
+    tokens: Tokens | int | Sequence[int] = "all",
+    severed: Literal["attn", "mlp"] | None = None,
+    metric: MetricName = "probability",
+    against: str | None = None,
+    memory_budget: int | float | str | None = None,
+    progress: Progress | None = None,
+) -> CausalTrace:
+    """Trace one fact: which restored states bring the answer back when the subject is corrupted?
+
+    The answer is `fact.original` (its first token) where the fact names one, else what the model says.
+
+    Args:
+        lm: the model.
+        fact: the fact; its `target` plays no part (except as second answer of the logit difference).
+        sites: `state` (one hidden state), `mlp` and `attn` (windows of outputs).
+        window: number of layers of an MLP or attention window.
+        window_style: `code` or `paper`, see `window_bounds`.
+        noise: a number (absolute), `"3sigma"`, `"uniform:0.25"`, `"covariance"`, `"replace:3sigma"`, `"swap"`,
+            `"swap:Other Subject"`, or a `Noise` or `Swap`.
+        samples: number of noise samples.
+        seed: for the noise.
+        draws: `published` gives the published code's random numbers.
+        tokens: which tokens to trace: `all`, `subject`, `subject_last`, `last`, or positions.
+        severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers. That site is then
+            left out of the default `sites`.
+        metric: `probability`, `log_probability` (nats) or `logit_difference`.
+        against: second answer of the logit difference; `fact.target` otherwise.
+        memory_budget: bytes (or `"2GiB"`) beyond the model; results do not depend on it. 1 GiB on the CPU, half of the
+            free memory on a GPU when not given.
+        progress: called after every pass.
+
+    Raises:
+        SettingError: an option has a value that is not allowed.
+        FactError: the prompt, its subject or a second answer cannot be used.
+        NumericalError: NaN or infinity in the model's output; the message names the layer.
+    """
+    settings = TraceSettings.of(
+        sites=sites,
+        window=window,
+        window_style=window_style,
+        noise=noise,
+        samples=samples,
+        seed=seed,
+        draws=draws,
+        tokens=tokens,
+        severed=severed,
+        metric=metric,
+        against=against,
+        memory_budget=memory_budget,
+    )
+    settings.check_window(lm.n_layers)
+    return trace_with(lm, fact, settings, progress=progress)
+
+
+@torch.no_grad()
+def trace_with(
+    lm: "LM", fact: "Fact", settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
+) -> CausalTrace:
+    """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
+    encoded = lm.encode(fact.text)
+    span = encoded.span(0, *fact.subject_chars)
+    length = encoded.ids.shape[1]
+    positions = settings.positions(span, length)
+    clean = run_clean(lm, encoded.ids, settings.sites)
+    metric, predicted = _metric(lm, fact, clean, settings)
+    corruption, noise = corrupt(
+        lm, fact, span, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
+    )
+    work = _Work(lm, clean, corruption, metric, settings, positions)
+    values, baseline = work.run(plain=plain or not lm.can_resume, progress=progress)
+    return CausalTrace(
+        prompt=fact.text,
+        subject=fact.subject,
+        subject_range=(span.start, span.stop),
+        tokens=tuple(lm.tokens(encoded.ids[0])),
+        positions=tuple(positions),
+        answer=lm.tokens([metric.answer])[0],
+        answer_id=metric.answer,
+        predicted=predicted,
+        clean=float(metric(clean.logits)[0]),
+        samples=values,
+        baseline=baseline,
+        noise=noise,
+        settings=settings.record(),
+        model=lm.name,
+    )
+
+
+def expected_answer(lm: "LM", fact: "Fact") -> int | None:
+    """Return the first token of the answer that a fact names (`original`), if it names one."""
+    return None if fact.original is None else continuation_ids(lm, fact.text, fact.original)[0]
+
+
+def _metric(lm: "LM", fact: "Fact", clean: Clean, settings: TraceSettings) -> tuple[Metric, str]:
+    said = int(clean.logits.argmax())
+    expected = expected_answer(lm, fact)
+    predicted = lm.tokens([said])[0]
+    if expected is not None and expected != said:
+        logger.warning(
+            "%s does not answer %r to %r but %r; traced all the same, but this is no fact that the model knows",
+            lm.name,
+            fact.original,
+            fact.text,
+            predicted,
+        )
+    against = None
+    if settings.metric == "logit_difference":
+        other = settings.against or fact.target
+        if other is None:
+            raise FactError("The logit difference needs a second answer: give against=..., or a fact with a target.")
+        against = continuation_ids(lm, fact.text, other)[0]
+        if against == (said if expected is None else expected):
+            raise FactError(f"The second answer {other!r} begins with the same token as the answer. Choose another.")
+    return Metric(settings.metric, said if expected is None else expected, against), predicted
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Everything that a trace computes, divided so that it fits into the memory budget."""
+
+    lm: "LM"
+    clean: Clean
+    corruption: Corruption
+    metric: Metric
+    settings: TraceSettings
+    positions: list[int]
+
+    @property
+    def length(self) -> int:
+        return self.clean.ids.shape[1]
+
+    def run(self, *, plain: bool, progress: Progress | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the metric by site [token layer sample] and its baseline [sample]."""
+        settings, total = self.settings, self.corruption.samples
+        budget = parse_budget(settings.memory_budget, self.lm.device)
+        kept = len(set(settings.sites) - {"state"}) + (settings.severed is not None)
+        many = samples_at_once(self.lm, self.length, samples=total, kinds=kept, budget=budget)
+        parts: list[dict[str, Tensor]] = []
+        baselines: list[Tensor] = []
+        for begin in range(0, total, many):
+            part = self.corruption.part(begin, begin + many)
+            report = _part_of(progress, begin // many, -(-total // many))
+            values, baseline = (
+                self._plainly(part, budget, report) if plain else self._climbing(part, budget, kept, report)
+            )
+            parts.append(values)
+            baselines.append(baseline)
+        joined = {site: torch.cat([part[site] for part in parts], dim=-1) for site in settings.sites}
+        return joined, torch.cat(baselines)
+
+    def _cells(self) -> dict[tuple[TraceSite, int, int], Cell]:
+        """Return the cell of every (site, token, layer) from the first corrupted token on."""
+        layers = self.lm.n_layers
+        return {
+            (site, position, layer): self.settings.cell(site, position, layer, layers)
+            for site in self.settings.sites
+            for position in self.positions
+            if position >= self.corruption.first
+            for layer in range(layers)
+        }
+
+    def _plainly(
+        self, corruption: Corruption, budget: int, report: Progress
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        severed = self.settings.severed
+        corrupted = run_corrupted(self.lm, corruption, [severed] if severed else [], for_resuming=False)
+        cells = self._cells()
+        distinct = sorted(set(cells.values()))
+        at_once = max(1, rows_at_once(self.lm, self.length, self.length, budget=budget) // corruption.samples)
+        found: dict[Cell, Tensor] = {}
+        for begin in range(0, len(distinct), at_once):
+            some = distinct[begin : begin + at_once]
+            rows = restore_plainly(
+                self.lm, self.clean, corruption, corrupted, self.metric, some, severed=severed
+            )
+            found |= dict(zip(some, rows, strict=True))
+            report(begin + len(some), len(distinct))
+        baseline = self.metric(corrupted.logits)
+        return self._grids({key: found[cell] for key, cell in cells.items()}, baseline), baseline
+
+    def _climbing(
+        self, corruption: Corruption, budget: int, kept: int, report: Progress
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        lm, settings, last = self.lm, self.settings, self.length - 1
+        severed = settings.severed
+        corrupted = run_corrupted(lm, corruption, [severed] if severed else [], for_resuming=True)
+        cells = {key: effective(cell, n_layers=lm.n_layers, last=last) for key, cell in self._cells().items()}
+        distinct = {cell for cell in cells.values() if cell is not None}
+        windowed: list[TraceSite] = [site for site in ("mlp", "attn") if any(c.site == site for c in distinct)]
+        start = min((cell.position for cell in distinct), default=last)
+        first = run_first(lm, self.clean, corrupted, windowed, start=start, severed=severed)
+        footing = Footing(self.clean, corrupted, first, start, severed)
+        limits = limits_of(lm, self.length, samples=corruption.samples, kinds=kept, budget=budget)
+        climbs = plan_climbs(distinct, n_layers=lm.n_layers, length=self.length, limits=limits)
+        found: dict[Cell, Tensor] = {}
+        for index, climb in enumerate(climbs):
+            rows = climb_once(lm, footing, climb, self.metric)
+            found |= {group.cell: row for group, row in zip(climb.groups, rows, strict=True)}
+            report(index + 1, len(climbs))
+        baseline = self.metric(corrupted.logits)
+        reached = {key: found[cell] for key, cell in cells.items() if cell is not None}
+        return self._grids(reached, baseline), baseline
+
+    def _grids(
+        self, found: dict[tuple[TraceSite, int, int], Tensor], baseline: Float[Tensor, " sample"]
+    ) -> dict[str, Tensor]:
+        """Lay results out as [token layer sample]; what was not computed equals the baseline."""
+        row = {position: i for i, position in enumerate(self.positions)}
+        shape = (len(row), self.lm.n_layers, len(baseline))
+        grids: dict[str, Tensor] = {site: baseline.expand(shape).clone() for site in self.settings.sites}
+        for (site, position, layer), values in found.items():
+            grids[site][row[position], layer] = values
+        return grids
+
+
+def _part_of(progress: Progress | None, part: int, parts: int) -> Progress:
+    """Report passes of one part of the samples as passes of the whole."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(part * total + done, parts * total)
+
+    return report
