@@ -1,0 +1,68 @@
+"""`load`: a data set by file or by name, its format told by the fields of its first record."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engram.datasets.counterfact import counterfact
+from engram.datasets.dataset import Dataset
+from engram.datasets.files import Row, require_file, rows
+from engram.datasets.others import knowns, mini, wise, zsre
+from engram.datasets.sources import SOURCES, download
+from engram.datasets.userfacts import facts
+from engram.errors import DataError, SettingError, did_you_mean
+
+_FORMATS: tuple[tuple[str, frozenset[str], Callable[..., Dataset]], ...] = (
+    ("CounterFact", frozenset({"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"}), counterfact),
+    ("EasyEdit's CounterFact", frozenset({"prompt", "rephrase_prompt", "ground_truth", "target_new"}), counterfact),
+    ("zsRE", frozenset({"src", "rephrase", "alt", "loc"}), zsre),
+    ("known facts", frozenset({"subject", "attribute", "prompt", "template"}), knowns),
+    ("WISE", frozenset({"prompt", "subject", "target_new", "locality_prompt"}), wise),
+    ("your own facts", frozenset({"subject", "prompt", "target"}), facts),
+)
+"""Formats with the fields that tell them, the more particular ones first."""
+
+_BUILT_IN: dict[str, dict[str, Any]] = {"mini": {}, "mini-knowns": {"facts": "knowns"}}
+
+
+def load(path_or_name: str | Path, **options: Any) -> Dataset:
+    """Read a data set, whatever its format.
+
+    Args:
+        path_or_name: a file; `"mini"` or `"mini-knowns"` (built in); or the name of a download source
+            (`engram.datasets.SOURCES`), fetched once and checked.
+        **options: limit, sample, seed, skip_unknown, and those of the format.
+
+    Raises:
+        DataError: the file is missing, broken or of no known format.
+        SettingError: a name that is neither a file nor a data set.
+    """
+    name = str(path_or_name)
+    if name in _BUILT_IN:
+        return mini(**_BUILT_IN[name], **options)
+    if name in SOURCES and not Path(name).exists():
+        return load(download(name), **options)
+    bare = isinstance(path_or_name, str) and "/" not in name and "\\" not in name and not Path(name).suffix
+    if bare and not Path(name).exists():
+        raise SettingError(f"There is no data set {name!r} and no such file. {did_you_mean(name, names())}")
+    file = require_file(path_or_name)
+    return detect(next(iter(rows(file))))(file, **options)
+
+
+def names() -> list[str]:
+    """Return the names that `load` takes beside files."""
+    return sorted([*_BUILT_IN, *SOURCES])
+
+
+def detect(row: Row) -> Callable[..., Dataset]:
+    """Return the reader for a file's format, told by its first record.
+
+    Raises:
+        DataError: no format has these fields.
+    """
+    given = set(row.fields)
+    for _, fields, reader in _FORMATS:
+        if fields <= given:
+            return reader
+    wanted = "; ".join(f"{name}: {', '.join(sorted(fields))}" for name, fields, _ in _FORMATS)
+    raise DataError(f"{row.where}: no known format has the fields {', '.join(sorted(given))}. Known: {wanted}.")

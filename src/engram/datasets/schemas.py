@@ -1,0 +1,158 @@
+"""What each format's records must contain (pydantic), and how a subject in a filled prompt becomes a template.
+
+Unknown fields are ignored in published formats, which come in many versions, and refused in a user's own file, where
+they are most likely misspelt.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from engram.datasets.dataset import Skipped
+from engram.datasets.files import Row, split_cell
+from engram.errors import FactError
+from engram.facts import Fact
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be empty")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(split_cell)]
+Name = Annotated[str, BeforeValidator(str)]
+
+
+class Record(BaseModel):
+    """A record of a published format."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Answer(Record):
+    """CounterFact's target."""
+
+    str_: Text = Field(alias="str")
+    id: str = ""
+
+
+class Rewrite(Record):
+    """CounterFact's requested rewrite."""
+
+    prompt: Text
+    subject: Text
+    target_new: Answer
+    target_true: Answer
+    relation_id: str = ""
+
+
+class OtherFact(Record):
+    """A fact of the same subject that is to stay (`mini` has them)."""
+
+    prompt: Text
+    target_true: Text
+
+
+class CounterFactRecord(Record):
+    """CounterFact, original format."""
+
+    case_id: Name
+    requested_rewrite: Rewrite
+    paraphrase_prompts: tuple[Text, ...]
+    neighborhood_prompts: tuple[Text, ...]
+    attribute_prompts: tuple[Text, ...] = ()
+    generation_prompts: tuple[Text, ...] = ()
+    other_facts: tuple[OtherFact, ...] = ()
+    reference_texts: tuple[str, ...] = ()
+    essence_texts: tuple[str, ...] = ()
+
+
+class EasyEditRecord(Record):
+    """CounterFact in EasyEdit's format."""
+
+    case_id: Name | None = None
+    prompt: Text
+    subject: Text
+    target_new: Text
+    ground_truth: Text
+    rephrase_prompt: Text
+    locality_prompt: Text
+    locality_ground_truth: Text
+
+
+class ZsreRecord(Record):
+    """zsRE as MEND's authors published it for evaluation."""
+
+    subject: Text
+    src: Text
+    rephrase: Text
+    alt: str  # empty in some published records
+    answers: Annotated[tuple[Text, ...], Field(min_length=1)]
+    loc: Text
+    loc_ans: Text
+
+
+class KnownRecord(Record):
+    """A fact that a model knows, for tracing."""
+
+    known_id: Name | None = None
+    subject: Text
+    attribute: Text
+    prompt: Text
+    relation_id: str = ""
+
+
+class WiseRecord(Record):
+    """WISE's hallucination and temporal sets."""
+
+    prompt: Text
+    subject: Text
+    target_new: Text
+    locality_prompt: Text
+    locality_ground_truth: str  # empty in some published records
+    ood_rephrase: Text | None = None
+
+
+class Kept(BaseModel):
+    """A fact of the same subject that is to stay: a prompt with `{}` and its answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Text
+    original: Text
+
+
+class FactRecord(BaseModel):
+    """A user's fact. Only subject, prompt and target must be there; docs/evaluation.md explains the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: Text
+    prompt: Text
+    target: Text
+    original: Text | None = None
+    id: Name | None = None
+    relation: str = ""
+    paraphrases: Texts = ()
+    neighborhood: Texts = ()
+    attributes: Texts = ()
+    generation: Texts = ()
+    references: Texts = ()
+    essence: Texts = ()
+    kept: tuple[Kept, ...] = ()
+    locality: tuple[tuple[Text, Text], ...] = ()
+
+
+def fact_or_skip(
+    row: Row, name: str, *, subject: str, prompt: str, target: str | None, original: str | None
+) -> Fact | Skipped:
+    """Make a fact from a template or from a filled prompt; say why where the subject does not stand in it."""
+    try:
+        if "{}" in prompt:
+            return Fact(subject, prompt, target, original)
+        return Fact.from_text(prompt, subject, target=target, original=original)
+    except FactError as error:
+        return Skipped(name, row.where, str(error))
