@@ -68,7 +68,15 @@ class Corruption:
 
 
 def corrupt(
-    lm: "LM", fact: "Fact", span: range, noise: Noise | Swap, *, samples: int, draws: Draws, seed: int
+    lm: "LM",
+    fact: "Fact",
+    span: range,
+    noise: Noise | Swap,
+    *,
+    samples: int,
+    draws: Draws,
+    seed: int,
+    second: bool = False,
 ) -> tuple[Corruption, Noise | Swap]:
     """Make the corrupted prompts of a fact, and say which noise (resolved to numbers and names) it was.
 
@@ -80,6 +88,7 @@ def corrupt(
         samples: number of noise samples, or the most subjects to choose for a swap.
         draws: where random numbers come from.
         seed: for `seeded` draws and for the choice of subjects.
+        second: see `draw`.
 
     Raises:
         FactError: no other subject of the same number of tokens, or a given one differs in length.
@@ -87,7 +96,7 @@ def corrupt(
     if isinstance(noise, Swap):
         return _swapped(lm, fact, noise, samples=samples, seed=seed)
     used = noise.resolved(lm)
-    drawn = draw(lm, used, samples=samples, tokens=len(span), draws=draws, seed=seed)
+    drawn = draw(lm, used, samples=samples, tokens=len(span), draws=draws, seed=seed, second=second)
     ids = lm.encode(fact.text).ids.repeat(samples, 1)
     return Corruption(ids, span.start, drawn, used.replace), used
 

@@ -155,7 +155,7 @@ def subject_sigma(lm: "LM", subjects: Sequence[str] | None = None) -> float:
 
 
 def draw(
-    lm: "LM", noise: Noise, *, samples: int, tokens: int, draws: Draws, seed: int
+    lm: "LM", noise: Noise, *, samples: int, tokens: int, draws: Draws, seed: int, second: bool = False
 ) -> Float[Tensor, "sample subject d_embed"]:
     """Return the noise itself.
 
@@ -166,12 +166,14 @@ def draw(
         tokens: how many subject tokens.
         draws: `published` as the published code draws, the same numbers whatever the seed (PROTOCOL §2.7), or `seeded`.
         seed: for `seeded`.
+        second: of the `published` draws, those that the published code's second pass gets.
     """
     shape = (samples, tokens, int(lm.embed.weight.shape[1]))
     if draws == "published":
         random = np.random.RandomState(1)
-        raw = random.uniform(-1, 1, shape) if noise.kind == "uniform" else random.randn(*shape)
-        unit = torch.from_numpy(raw)
+        both = (2, *shape)
+        raw = random.uniform(-1, 1, both) if noise.kind == "uniform" else random.randn(*both)
+        unit = torch.from_numpy(raw)[int(second)]
     else:
         generator = torch.Generator().manual_seed(seed)
         if noise.kind == "uniform":

@@ -70,7 +70,8 @@ def trace(
             `"swap:Other Subject"`, or a `Noise` or `Swap`.
         samples: number of noise samples.
         seed: for the noise.
-        draws: `published` gives the published code's random numbers.
+        draws: `published` gives the published code's random numbers. In its severed traces the restored runs get
+            other noise than the run whose outputs are held and the baseline; `seeded` never does that.
         tokens: which tokens to trace: `all`, `subject`, `subject_last`, `last`, or positions.
         severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers. That site is then
             left out of the default `sites`.
@@ -117,7 +118,13 @@ def trace_with(
     corruption, noise = corrupt(
         lm, fact, span, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
     )
-    work = _Work(lm, clean, corruption, metric, settings, positions)
+    restoring = corruption
+    if settings.severed is not None and settings.draws == "published" and isinstance(noise, Noise):
+        restoring, _ = corrupt(
+            lm, fact, span, noise, samples=settings.samples, draws="published", seed=settings.seed, second=True
+        )
+        plain = True  # rows differ from their own baseline at every layer: nothing can be shared
+    work = _Work(lm, clean, corruption, restoring, metric, settings, positions)
     values, baseline = work.run(plain=plain or not lm.can_resume, progress=progress)
     return CausalTrace(
         prompt=fact.text,
@@ -167,11 +174,16 @@ def _metric(lm: "LM", fact: "Fact", clean: Clean, settings: TraceSettings) -> tu
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Everything that a trace computes, divided so that it fits into the memory budget."""
+    """Everything that a trace computes, divided so that it fits into the memory budget.
+
+    `corruption` is the baseline's and that of held outputs; `restoring` that of restored runs, the same but for the
+    published code's severed traces.
+    """
 
     lm: "LM"
     clean: Clean
     corruption: Corruption
+    restoring: Corruption
     metric: Metric
     settings: TraceSettings
     positions: list[int]
@@ -191,9 +203,10 @@ class _Work:
         for begin in range(0, total, many):
             part = self.corruption.part(begin, begin + many)
             report = _part_of(progress, begin // many, -(-total // many))
-            values, baseline = (
-                self._plainly(part, budget, report) if plain else self._climbing(part, budget, kept, report)
-            )
+            if plain:
+                values, baseline = self._plainly(part, self.restoring.part(begin, begin + many), budget, report)
+            else:
+                values, baseline = self._climbing(part, budget, kept, report)
             parts.append(values)
             baselines.append(baseline)
         joined = {site: torch.cat([part[site] for part in parts], dim=-1) for site in settings.sites}
@@ -202,16 +215,17 @@ class _Work:
     def _cells(self) -> dict[tuple[TraceSite, int, int], Cell]:
         """Return the cell of every (site, token, layer) from the first corrupted token on."""
         layers = self.lm.n_layers
+        first = self.corruption.first if self.restoring is self.corruption else 0
         return {
             (site, position, layer): self.settings.cell(site, position, layer, layers)
             for site in self.settings.sites
             for position in self.positions
-            if position >= self.corruption.first
+            if position >= first
             for layer in range(layers)
         }
 
     def _plainly(
-        self, corruption: Corruption, budget: int, report: Progress
+        self, corruption: Corruption, restoring: Corruption, budget: int, report: Progress
     ) -> tuple[dict[str, Tensor], Tensor]:
         severed = self.settings.severed
         corrupted = run_corrupted(self.lm, corruption, [severed] if severed else [], for_resuming=False)
@@ -222,7 +236,7 @@ class _Work:
         for begin in range(0, len(distinct), at_once):
             some = distinct[begin : begin + at_once]
             rows = restore_plainly(
-                self.lm, self.clean, corruption, corrupted, self.metric, some, severed=severed
+                self.lm, self.clean, restoring, corrupted, self.metric, some, severed=severed
             )
             found |= dict(zip(some, rows, strict=True))
             report(begin + len(some), len(distinct))
