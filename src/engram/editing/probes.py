@@ -1,0 +1,100 @@
+"""Prompts that show what an edit did: from `mini`'s own world, or the little that can be said about any fact."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engram.facts import Case, Fact
+from engram.mini.records import template_for
+from engram.mini.text import fill
+from engram.mini.world import World, WorldFact, load_world
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+_PARAPHRASES, _NEIGHBORS, _KEPT, _TEXTS = 4, 6, 5, 2
+_ARTICLES = ("the ", "The ")
+
+
+def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
+    """Return what to ask about a fact.
+
+    For the built-in model: phrasings never trained with the subject, other subjects with the same answer, the subject's
+    other facts. For other models only texts that begin with the prompt and with the subject.
+    """
+    plain = Case(id=str(number), fact=fact, generation=tuple(dict.fromkeys((fact.text, fact.subject))))
+    if lm.name != "mini":
+        return plain
+    world = load_world()
+    known = world_fact(world, fact)
+    if known is None:
+        return plain
+    entity, relation = known.entity, known.relation
+    rng = random.Random(f"check|{relation.id}|{entity.name}")
+    phrasings = [*known.held_out, *rng.sample(known.trained, len(known.trained))]
+    others = [f for f in world.by_relation[relation.id] if f.object == known.object and f.entity != entity]
+    neighbors = rng.sample(others, min(len(others), _NEIGHBORS))
+    kept = [f for f in world.by_entity[entity] if f.relation.id != relation.id][:_KEPT]
+    return Case(
+        id=str(number),
+        fact=replace(fact, original=fact.original or known.object),
+        relation=relation.id,
+        paraphrases=tuple(fill(p, entity).text for p in phrasings if not _same(p, fact.prompt))[:_PARAPHRASES],
+        neighborhood=tuple(fill(rng.choice(f.trained), f.entity).text for f in neighbors),
+        generation=tuple(fill(opener, entity).text for opener in world.openers[entity.kind][:_TEXTS]),
+        kept=tuple(Fact(entity.name, template_for(entity, rng.choice(f.trained)), None, f.object) for f in kept),
+    )
+
+
+def world_fact(world: World, fact: Fact) -> WorldFact | None:
+    """Return the fact of `mini`'s world that a fact is about: by phrasing, else by its old answer, else by its new one."""
+    name = fact.subject.strip()
+    name = name[4:] if name.startswith(_ARTICLES) else name
+    entity = next((e for e in world.by_entity if e.name == name), None)
+    if entity is None:
+        return None
+    facts = world.by_entity[entity]
+    found = [f for f in facts if any(_same(p, fact.prompt) for p in f.relation.phrasings)]
+    if fact.original:
+        found += [f for f in facts if f.object == fact.original.strip()]
+    if fact.target:
+        wanted = fact.target.strip()
+        found += [f for f in facts if any(o.object == wanted for o in world.by_relation[f.relation.id])]
+    return found[0] if found else None
+
+
+def _same(phrasing: str, prompt: str) -> bool:
+    """Whether two templates are equal but for an article before the subject."""
+    return _normal(phrasing) == _normal(prompt)
+
+
+def _normal(template: str) -> str:
+    return " ".join(template.replace("The {}", "{}").replace("the {}", "{}").split())
+
+
+def cases_for(
+    lm: "LM",
+    facts: Sequence[Fact],
+    *,
+    paraphrases: Sequence[str] = (),
+    neighborhood: Sequence[str] = (),
+    generation: Sequence[str] = (),
+) -> list[Case]:
+    """Return one case per fact, with given prompts in place of the built-in ones of their kind.
+
+    A paraphrase belongs to the fact whose subject stands in it, else to the first; neighbors and free texts are shown
+    with the first fact.
+    """
+    cases = [case_for(lm, fact, i) for i, fact in enumerate(facts)]
+    if paraphrases:
+        given: dict[int, list[str]] = defaultdict(list)
+        for text in paraphrases:
+            given[next((i for i, fact in enumerate(facts) if fact.subject in text), 0)].append(text)
+        cases = [replace(case, paraphrases=tuple(given[i])) for i, case in enumerate(cases)]
+    if neighborhood:
+        cases = [replace(case, neighborhood=() if i else tuple(neighborhood)) for i, case in enumerate(cases)]
+    if generation:
+        cases = [replace(case, generation=() if i else tuple(generation)) for i, case in enumerate(cases)]
+    return cases
