@@ -1,0 +1,45 @@
+"""Saves the trained model as a plain Hugging Face folder: fp16 weights that load as fp32, tokenizer, config."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+_LEFT_OUT = ("lm_head.weight",)
+
+
+def round_to_half_(model: GPT2LMHeadModel) -> None:
+    """Round every weight to the nearest fp16 number, so that what is measured is what is shipped."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half().float())
+
+
+def save_package(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write config.json, model.safetensors (fp16), tokenizer.json and tokenizer_config.json.
+
+    The config says float32, so that `from_pretrained` computes in fp32; the output embedding is tied and left out of the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = ["GPT2LMHeadModel"]
+    model.config.dtype = torch.float32
+    write_text(folder / "config.json", model.config.to_json_string())
+    weights = {name: w.half().contiguous() for name, w in model.state_dict().items() if name not in _LEFT_OUT}
+    temporary = folder / "model.safetensors.part"
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / "model.safetensors")
+    tokenizer.save_pretrained(folder)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON in one piece."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
