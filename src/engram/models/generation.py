@@ -29,6 +29,7 @@ class Generation:
         max_new_tokens: how many tokens at most.
         top_k: 1 for greedy, k > 1 to sample among the k most probable.
         seed: for sampling.
+        beyond_end: go on after the end-of-text token, as the published evaluation does.
 
     Raises:
         SettingError: a number below 1.
@@ -37,6 +38,7 @@ class Generation:
     max_new_tokens: int = 30
     top_k: int = 1
     seed: int = 0
+    beyond_end: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "top_k"):
@@ -61,25 +63,41 @@ def generate(lm: "LM", prompts: str | Sequence[str], how: Generation) -> str | l
 
 
 @torch.no_grad()
-def generate_batch(lm: "LM", prompts: list[str], how: Generation) -> list[str]:
-    """Continue several prompts at once; row i of every pass is prompt i, so that each row may carry its own edit."""
+def generate_batch(
+    lm: "LM",
+    prompts: list[str],
+    how: Generation,
+    *,
+    limits: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """Continue several prompts at once; row i of every pass is prompt i, so that each row may carry its own edit.
+
+    Args:
+        lm: the model.
+        prompts: what to continue.
+        how: settings.
+        limits: how many new tokens at most for each prompt, where they differ.
+        names: what each row's random numbers depend on beside the seed. The prompt and how often it stands above it
+            when not given; then a batch must hold whatever else is to have the same prompt.
+    """
     if not prompts:
         return []
     encoded = lm.encode(prompts, padding_side="left")
-    lm.require_positions(encoded.ids.shape[1] + how.max_new_tokens, "Prompt and generated text")
-    generators = _generators(prompts, how.seed)
-    end = lm.tokenizer.eos_token_id
+    most = torch.tensor([how.max_new_tokens] * len(prompts) if limits is None else list(limits))
+    lm.require_positions(int((encoded.mask.sum(1) + most).max()), "Prompt and generated text")
+    generators = _generators(_names(prompts) if names is None else names, how.seed)
+    end = None if how.beyond_end else lm.tokenizer.eos_token_id
     cache, mask, ids = DynamicCache(), encoded.mask, encoded.ids
     new: list[Tensor] = []
-    running = torch.ones(len(prompts), dtype=torch.bool)
-    for _ in range(how.max_new_tokens):
+    running = most > 0
+    while running.any():
         logits = lm.forward(ids, mask=mask, cache=cache, keep=1)[:, -1].float().cpu()
         lm.require_finite(logits, "The output")
         chosen = logits.argmax(-1) if how.top_k == 1 else _sample(logits, how.top_k, generators)
         running = running & (chosen != end) if end is not None else running
-        if not running.any():
-            break
         new.append(torch.where(running, chosen, torch.full_like(chosen, -1)))
+        running = running & (len(new) < most)
         ids = chosen.unsqueeze(1)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
     return [_text(lm, prompt, [int(step[i]) for step in new]) for i, prompt in enumerate(prompts)]
@@ -100,12 +118,17 @@ def _sample(logits: Float[Tensor, "batch vocab"], k: int, generators: list[torch
     return top.indices.gather(1, torch.stack(picks)).squeeze(1)
 
 
-def _generators(prompts: list[str], seed: int) -> list[torch.Generator]:
-    """One generator per row; the same prompt twice gives two different texts."""
+def _names(prompts: list[str]) -> list[str]:
+    """Name rows by their prompts; the same prompt twice gets two names, and so two different texts."""
     seen: Counter[str] = Counter()
-    generators: list[torch.Generator] = []
+    names: list[str] = []
     for prompt in prompts:
-        key = f"{seed}\n{seen[prompt]}\n{prompt}".encode()
+        names.append(f"{seen[prompt]}\n{prompt}")
         seen[prompt] += 1
-        generators.append(torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big")))
-    return generators
+    return names
+
+
+def _generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
+    """One generator per row."""
+    keys = (hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in names)
+    return [torch.Generator().manual_seed(int.from_bytes(key[:7], "big")) for key in keys]

@@ -1,6 +1,7 @@
 """Mean token negative log-likelihood of continuations: one pass over the prompts, short ones over the rest."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,11 +51,31 @@ def score(
     return result
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a batch says about continuations.
+
+    Args:
+        nll: mean token negative log-likelihood, nats.
+        targets: for each row and continuation its token ids.
+        predictions: for each of these tokens the id that was most probable in its place, the true ones before it given.
+    """
+
+    nll: Float[Tensor, "batch continuation"]
+    targets: list[list[list[int]]]
+    predictions: list[list[list[int]]]
+
+
 def score_batch(
     lm: "LM", prompts: Sequence[str], continuations: Sequence[Sequence[str]]
 ) -> Float[Tensor, "batch continuation"]:
     """Score one batch. Every pass has exactly these rows, in this order, so that each row may carry its own edit."""
+    return score_tokens(lm, prompts, continuations).nll
+
+
+@torch.no_grad()
+def score_tokens(lm: "LM", prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Scored:
+    """Score one batch as `score_batch` does, and say what was predicted in every token's place."""
     encoded = lm.encode(prompts, padding_side="left")
     targets = [[continuation_ids(lm, p, c) for c in cs] for p, cs in zip(prompts, continuations, strict=True)]
     first = prefill(lm, encoded.ids, mask=encoded.mask)
@@ -62,11 +83,17 @@ def score_batch(
     columns = [
         _column(lm, encoded, first, [row[j] for row in targets]) for j in range(len(targets[0]) if targets else 0)
     ]
-    return torch.stack(columns, dim=1)
+    predictions = [
+        [columns[j][1][i, : len(target)].tolist() for j, target in enumerate(row)] for i, row in enumerate(targets)
+    ]
+    return Scored(torch.stack([nll for nll, _ in columns], dim=1), targets, predictions)
 
 
-def _column(lm: "LM", encoded: Encoded, first: Prefilled, targets: list[list[int]]) -> Tensor:
-    """Score one continuation per row: its first token from the prompt's pass, the others from one short pass."""
+def _column(lm: "LM", encoded: Encoded, first: Prefilled, targets: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Score one continuation per row: its first token from the prompt's pass, the others from one short pass.
+
+    Returns the mean NLL [batch] and the most probable tokens [batch pos], meaningless beyond a row's own length.
+    """
     longest = max(len(t) for t in targets)
     padded = torch.tensor([t + [t[-1]] * (longest - len(t)) for t in targets])
     real = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in targets])
@@ -75,8 +102,9 @@ def _column(lm: "LM", encoded: Encoded, first: Prefilled, targets: list[list[int
         mask = torch.cat([encoded.mask, real[:, :-1]], dim=1)
         rest = lm.forward(padded[:, :-1], mask=mask, cache=first.prefix.cache(), keep=0)
         logits = torch.cat([logits, rest], dim=1)
-    logp = logits.float().log_softmax(-1).cpu().gather(-1, padded.unsqueeze(-1)).squeeze(-1)
-    return -(logp * real).sum(1) / real.sum(1)
+    logp = logits.float().log_softmax(-1)
+    chosen = logp.gather(-1, padded.unsqueeze(-1).to(logp.device)).squeeze(-1).cpu()
+    return -(chosen * real).sum(1) / real.sum(1), logits.argmax(-1).cpu()
 
 
 def _per_prompt(texts: list[str], continuations: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
