@@ -1,18 +1,31 @@
 """Locating facts: causal tracing."""
 
+from engram.locate.averages import AverageTrace, LayerMeans, Mean, Peak, trace_many
+from engram.locate.groups import GROUPS, token_groups
 from engram.locate.noise import Noise, Swap, subject_sigma
 from engram.locate.result import CausalTrace, Effect
-from engram.locate.settings import TraceOptions
+from engram.locate.settings import SITES, TraceOptions
+from engram.locate.severed import SeveredComparison, compare_severed
 from engram.locate.tracing import trace
 from engram.locate.windows import window_bounds
 
 __all__ = [
+    "GROUPS",
+    "SITES",
+    "AverageTrace",
     "CausalTrace",
     "Effect",
+    "LayerMeans",
+    "Mean",
     "Noise",
+    "Peak",
+    "SeveredComparison",
     "Swap",
     "TraceOptions",
+    "compare_severed",
     "subject_sigma",
+    "token_groups",
     "trace",
+    "trace_many",
     "window_bounds",
 ]

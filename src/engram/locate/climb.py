@@ -107,9 +107,7 @@ def _changes(lm: "LM", footing: Footing, climb: Climb) -> dict[Site, Callable[[T
     return changes
 
 
-def _put(
-    places: list[tuple[int, int]], values: Tensor, last: int, samples: int
-) -> Callable[[Tensor], Tensor]:
+def _put(places: list[tuple[int, int]], values: Tensor, last: int, samples: int) -> Callable[[Tensor], Tensor]:
     """Put values [pos d_model] or [sample pos d_model] at (group, position); positions end with the last one."""
     groups = torch.tensor([group for group, _ in places])
     positions = torch.tensor([position for _, position in places])

@@ -110,7 +110,7 @@ def _swapped(lm: "LM", fact: "Fact", swap: Swap, *, samples: int, seed: int) -> 
         chosen = list(swap.subjects)
     else:
         names = builtin_subjects()
-        random.Random(f"swap|{seed}").shuffle(names)  # noqa: S311
+        random.Random(f"swap|{seed}").shuffle(names)
         fitting = [(name, row) for name in names if not isinstance(row := _other_ids(lm, fact, name), str)]
         if not fitting:
             raise FactError(

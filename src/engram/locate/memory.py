@@ -3,7 +3,6 @@
 Estimates, on the safe side: what a pass holds at its widest point per row, and what the shared passes keep per sample.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,9 @@ def parse_budget(budget: int | float | str | None, device: torch.device) -> int:
 def bytes_per_row(lm: "LM", positions: int, length: int) -> int:
     """Return what one row of a pass holds at its widest: hidden states, one block's insides, keys, values, logits."""
     size = torch.empty((), dtype=lm.dtype).element_size()
-    inside = positions * (10 * lm.d_model + 5 * lm.d_mlp) + 4 * length * lm.d_model + 3 * lm.n_heads * positions * length
+    inside = (
+        positions * (10 * lm.d_model + 5 * lm.d_mlp) + 4 * length * lm.d_model + 3 * lm.n_heads * positions * length
+    )
     unembedding = 4 * positions * lm.d_model + 3 * lm.vocab_size
     return size * max(inside, unembedding)
 
@@ -102,6 +103,4 @@ def limits_of(lm: "LM", length: int, *, samples: int, kinds: int, budget: int) -
             rows = min(rows, speed.positions // positions)
         groups.append(max(1, rows // samples))
     flops = 2 * samples * (4 * lm.d_model * lm.d_model + 2 * lm.d_model * lm.d_mlp)
-    return Limits(
-        groups=groups, seconds_per_block=speed.seconds_per_block, seconds_per_position=flops / speed.flops
-    )
+    return Limits(groups=groups, seconds_per_block=speed.seconds_per_block, seconds_per_position=flops / speed.flops)

@@ -1,10 +1,10 @@
 """The passes that every trace shares: the clean one, the corrupted one, and each layer's first restored output.
 
-    clean       one row; its states (and MLP or attention outputs) are what restorations put back
-    corrupted   one row per sample; its states are where restored rows start, its keys and values what they attend to
-    first       per layer and token: the block's output when only this block's MLP (or attention) output at this token
-                is clean. All tokens of all layers come from one pass, because inside a block such a change stays at its
-                token: every block gets the corrupted state again.
+clean       one row; its states (and MLP or attention outputs) are what restorations put back
+corrupted   one row per sample; its states are where restored rows start, its keys and values what they attend to
+first       per layer and token: the block's output when only this block's MLP (or attention) output at this token
+            is clean. All tokens of all layers come from one pass, because inside a block such a change stays at its
+            token: every block gets the corrupted state again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

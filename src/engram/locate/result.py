@@ -30,7 +30,7 @@ class Effect(Tensor):
     What is computed from it is a plain tensor.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # noqa: SLF001
+    __torch_function__ = torch._C._disabled_torch_function_impl
     standard_error: Float[Tensor, "token layer"]
     """Standard error of each number; NaN when there is only one sample."""
 

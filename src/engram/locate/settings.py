@@ -187,7 +187,9 @@ def _sites(sites: str | Sequence[str], severed: str | None) -> tuple[TraceSite, 
     chosen: tuple[Any, ...] = tuple(site for site in SITES if site in names)
     if severed in chosen:
         if chosen != SITES:
-            raise SettingError(f"{severed} outputs cannot be restored and severed at once; leave {severed!r} out of sites.")
+            raise SettingError(
+                f"{severed} outputs cannot be restored and severed at once; leave {severed!r} out of sites."
+            )
         return tuple(site for site in chosen if site != severed)
     return chosen
 

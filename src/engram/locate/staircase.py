@@ -151,6 +151,4 @@ def _ordered(families: Iterable[Sequence[Cell]]) -> tuple[Group, ...]:
             joining.append((fork.high, fork, None if same else trunk))
     joining.sort(key=lambda item: item[0])
     place = {cell: index for index, (_, cell, _) in enumerate(joining)}
-    return tuple(
-        Group(cell, joins, None if source is None else place[source]) for joins, cell, source in joining
-    )
+    return tuple(Group(cell, joins, None if source is None else place[source]) for joins, cell, source in joining)

@@ -235,9 +235,7 @@ class _Work:
         found: dict[Cell, Tensor] = {}
         for begin in range(0, len(distinct), at_once):
             some = distinct[begin : begin + at_once]
-            rows = restore_plainly(
-                self.lm, self.clean, restoring, corrupted, self.metric, some, severed=severed
-            )
+            rows = restore_plainly(self.lm, self.clean, restoring, corrupted, self.metric, some, severed=severed)
             found |= dict(zip(some, rows, strict=True))
             report(begin + len(some), len(distinct))
         baseline = self.metric(corrupted.logits)

@@ -1,0 +1,298 @@
+"""`trace_many`: effects averaged over the facts that a model knows (AIE and ATE, PROTOCOL §2.4), in runs that survive."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import numpy as np
+import torch
+
+from engram._version import __version__
+from engram.errors import DataError, FactError
+from engram.facts import Case, Fact
+from engram.locate.groups import GROUPS, token_groups
+from engram.locate.result import CausalTrace
+from engram.locate.settings import TraceOptions, TraceSettings
+from engram.locate.tracing import Progress, expected_answer, trace_with
+from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+Z95 = 1.959963984540054  # of the normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean with half of its 95 % confidence interval (normal approximation; NaN for a single value)."""
+
+    mean: float
+    half_width: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Average numbers."""
+        many = len(values)
+        spread = float(np.std(values, ddof=1)) if many > 1 else math.nan
+        return cls(float(np.mean(values)) if many else math.nan, Z95 * spread / many**0.5 if many else math.nan, many)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMeans:
+    """Means per layer, with half of their 95 % confidence intervals, over `count` facts."""
+
+    mean: tuple[float, ...]
+    half_width: tuple[float, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """Where an average effect is largest."""
+
+    group: str
+    layer: int
+    effect: float
+    half_width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AverageTrace:
+    """Causal traces averaged over facts.
+
+    Args:
+        model: name of the model.
+        count: number of facts averaged.
+        dropped: number of facts left out because the model does not know them.
+        failed: prompts that could not be traced, with the reason.
+        clean: metric of the clean prompts.
+        corrupted: metric of the corrupted prompts.
+        total: ATE, clean - corrupted.
+        effects: AIE: site → token group → means per layer. Within a fact the tokens of a group are averaged first.
+        window: layers of a window.
+        settings: how the traces were made.
+    """
+
+    model: str
+    count: int
+    dropped: int
+    failed: tuple[tuple[str, str], ...]
+    clean: Mean
+    corrupted: Mean
+    total: Mean
+    effects: dict[str, dict[str, LayerMeans]]
+    window: int
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def peak(self, site: str = "state") -> Peak:
+        """Return the group and layer with the largest average effect of a site."""
+        best = max(
+            ((group, layer) for group, means in self.effects[site].items() for layer in range(len(means.mean))),
+            key=lambda place: self.effects[site][place[0]].mean[place[1]],
+        )
+        means = self.effects[site][best[0]]
+        return Peak(group=best[0], layer=best[1], effect=means.mean[best[1]], half_width=means.half_width[best[1]])
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw the effects over layers, one plot per site and one line per token group, and save if a path is given."""
+        from engram.locate.pictures import draw_average
+
+        return draw_average(self, path)
+
+    def __rich__(self) -> "RenderableType":
+        from engram.locate.pictures import average_in_terminal
+
+        return average_in_terminal(self)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+
+        def plain(mean: Mean) -> dict[str, Any]:
+            return {"mean": _plain(mean.mean), "half_width": _plain(mean.half_width), "count": mean.count}
+
+        return {
+            "model": self.model,
+            "count": self.count,
+            "dropped": self.dropped,
+            "failed": [list(item) for item in self.failed],
+            "clean": plain(self.clean),
+            "corrupted": plain(self.corrupted),
+            "average_total_effect": plain(self.total),
+            "average_indirect_effects": {
+                site: {
+                    group: {
+                        "mean": [_plain(v) for v in means.mean],
+                        "half_width": [_plain(v) for v in means.half_width],
+                        "count": means.count,
+                    }
+                    for group, means in groups.items()
+                }
+                for site, groups in self.effects.items()
+            },
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Average whatever a run folder of `trace_many` holds, finished or not.
+
+        Raises:
+            RunError: it is no run folder.
+            DataError: no fact was traced in it.
+        """
+        run = read_run(Path(folder))
+        return cls.of(read_records(Path(folder)), run["settings"], model=str(run["circumstances"].get("model", "")))
+
+    @classmethod
+    def of(cls, records: Iterable[Record], settings: dict[str, Any], *, model: str) -> Self:
+        """Average records of single facts.
+
+        Raises:
+            DataError: none of them was traced.
+        """
+        every = list(records)
+        traced = [r for r in every if r["status"] == "traced"]
+        dropped = sum(r["status"] == "unknown" for r in every)
+        if not traced:
+            raise DataError(
+                f"None of {len(every)} fact(s) could be averaged: {model or 'the model'} does not know {dropped} of them. "
+                f"Give facts that it answers rightly."
+            )
+        return cls(
+            model=model,
+            count=len(traced),
+            dropped=dropped,
+            failed=tuple((str(r["prompt"]), str(r["reason"])) for r in every if r["status"] == "failed"),
+            clean=Mean.of([r["clean"] for r in traced]),
+            corrupted=Mean.of([r["corrupted"] for r in traced]),
+            total=Mean.of([r["clean"] - r["corrupted"] for r in traced]),
+            effects={site: _over_groups(traced, site) for site in traced[0]["scores"]},
+            window=int(settings["window"]),
+            settings=settings,
+        )
+
+
+def trace_many(
+    lm: "LM",
+    facts: Iterable[Fact | Case],
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[TraceOptions],
+) -> AverageTrace:
+    """Trace facts and average their effects.
+
+    A fact that names an `original` counts only if the model gives its first token; one that does not is taken as what
+    the model says. With `out`, every fact is on the disk when it is done: the same call continues a run that was
+    interrupted, and a call with more facts adds them.
+
+    Args:
+        lm: the model.
+        facts: facts or cases.
+        out: the run's folder (`run.json`, `results.jsonl`); nothing is written when not given.
+        progress: called with the number of finished and of all facts.
+        **options: as for `trace`.
+
+    Raises:
+        SettingError: an option has a value that is not allowed.
+        RunError: the folder belongs to other settings or another model, or is in use.
+        DataError: the model knows none of the facts.
+        NumericalError: NaN or infinity in the model's output.
+    """
+    settings = TraceSettings.of(**options)
+    settings.check_window(lm.n_layers)
+    wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in facts)}
+    described = {**settings.record(), "model": lm.fingerprint}
+    circumstances = {"model": lm.name, "engram": __version__, "torch": torch.__version__, "device": str(lm.device)}
+    with ExitStack() as stack:
+        store: Store = MemoryStore()
+        if out is not None:
+            store = stack.enter_context(RunStore(out, described, circumstances=circumstances))
+        for done, (name, fact) in enumerate(wanted.items()):
+            if name not in store:
+                store.append([_traced(lm, name, fact, settings)])
+            if progress is not None:
+                progress(done + 1, len(wanted))
+        records = [record for record in store.records() if record["id"] in wanted]
+    average = AverageTrace.of(records, described, model=lm.name)
+    logger.info("%d facts traced, %d dropped that %s does not know", average.count, average.dropped, lm.name)
+    return average
+
+
+def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings) -> Record:
+    """Return the record of one fact: traced, unknown to the model, or failed with a reason."""
+    base = {"id": name, "prompt": fact.text, "subject": fact.subject, "original": fact.original}
+    try:
+        expected = expected_answer(lm, fact)
+        if expected is not None and not _says(lm, fact, expected):
+            return {**base, "status": "unknown"}
+        trace = trace_with(lm, fact, settings)
+    except FactError as error:
+        logger.warning("%r was left out: %s", fact.text, error)
+        return {**base, "status": "failed", "reason": str(error)}
+    return {**base, "status": "traced", **_kept(trace)}
+
+
+@torch.no_grad()
+def _says(lm: "LM", fact: Fact, token: int) -> bool:
+    logits = lm.forward(lm.encode(fact.text).ids, keep=1)[0, -1]
+    lm.require_finite(logits, "In the clean run the output")
+    return int(logits.argmax()) == token
+
+
+def _kept(trace: CausalTrace) -> Record:
+    return {
+        "answer": trace.answer,
+        "tokens": list(trace.tokens),
+        "positions": list(trace.positions),
+        "subject_range": list(trace.subject_range),
+        "clean": trace.clean,
+        "corrupted": trace.corrupted,
+        "scores": {
+            site: [[float(f"{value:.7g}") for value in row] for row in scores.tolist()]
+            for site, scores in trace.scores.items()
+        },
+    }
+
+
+def _over_groups(records: Sequence[Record], site: str) -> dict[str, LayerMeans]:
+    """Average over facts the mean effect of each fact's tokens of a group."""
+    found: dict[str, list[np.ndarray]] = {}
+    for record in records:
+        begin, end = record["subject_range"]
+        row = {position: i for i, position in enumerate(record["positions"])}
+        effect = np.array(record["scores"][site]) - record["corrupted"]
+        for group, tokens in token_groups((begin, end), len(record["tokens"])).items():
+            rows = [row[t] for t in tokens if t in row]
+            if rows:
+                found.setdefault(group, []).append(effect[rows].mean(0))
+    means: dict[str, LayerMeans] = {}
+    for group in GROUPS:
+        if group in found:
+            values = np.stack(found[group])
+            many = len(values)
+            spread = values.std(0, ddof=1) if many > 1 else np.full(values.shape[1], math.nan)
+            means[group] = LayerMeans(tuple(values.mean(0).tolist()), tuple((Z95 * spread / many**0.5).tolist()), many)
+    return means
+
+
+def _name(fact: Fact) -> str:
+    parts = [fact.subject, fact.prompt, fact.original, fact.target]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value

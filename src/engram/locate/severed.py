@@ -1,0 +1,81 @@
+"""What carries an early state's effect: the same traces with the MLPs, or the attention, severed (ROME paper, figure 3)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from engram.errors import SettingError
+from engram.facts import Case, Fact
+from engram.locate.averages import AverageTrace, trace_many
+from engram.locate.settings import TraceOptions
+from engram.locate.tracing import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from engram.models import LM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeveredComparison:
+    """Average effects of one restored state at the last subject token, whole and severed.
+
+    Args:
+        whole: nothing severed.
+        mlp: the MLP outputs at that token stay corrupted in all layers.
+        attn: the attention outputs do.
+    """
+
+    whole: AverageTrace
+    mlp: AverageTrace
+    attn: AverageTrace
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw the three as bars over layers, and save if a path is given."""
+        from engram.locate.pictures import draw_severed
+
+        return draw_severed(self, path)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+        return {"whole": self.whole.record(), "mlp": self.mlp.record(), "attn": self.attn.record()}
+
+
+def compare_severed(
+    lm: "LM",
+    facts: Iterable[Fact | Case],
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[TraceOptions],
+) -> SeveredComparison:
+    """Trace the states of the last subject token three times: whole, MLPs severed, attention severed.
+
+    Args:
+        lm: the model.
+        facts: facts or cases.
+        out: folder for the three runs (`whole`, `mlp`, `attn`), which continue like those of `trace_many`.
+        progress: called with the number of finished and of all traces.
+        **options: as for `trace`, but for sites, tokens and severed, which are given.
+
+    Raises:
+        SettingError: sites, tokens or severed were given; and as `trace_many`.
+    """
+    given = sorted({"sites", "tokens", "severed"} & set(options))
+    if given:
+        raise SettingError(f"compare_severed decides {', '.join(given)} itself; leave it out.")
+    every = list(facts)
+
+    def part(index: int, name: str, **severed: Unpack[TraceOptions]) -> AverageTrace:
+        def report(done: int, total: int) -> None:
+            if progress is not None:
+                progress(index * total + done, 3 * total)
+
+        folder = None if out is None else Path(out) / name
+        fixed: TraceOptions = {**options, "sites": "state", "tokens": "subject_last", **severed}
+        return trace_many(lm, every, out=folder, progress=report, **fixed)
+
+    return SeveredComparison(
+        whole=part(0, "whole"), mlp=part(1, "mlp", severed="mlp"), attn=part(2, "attn", severed="attn")
+    )

@@ -1,0 +1,23 @@
+"""Drawing arrays: heat maps, lines with bands, bars. Knows nothing of traces, edits or runs.
+
+Figures are plain `matplotlib.figure.Figure` objects; pyplot's global state is never touched.
+"""
+
+from engram.plots.bars import Bar, bar_chart
+from engram.plots.heatmap import heat_map
+from engram.plots.lines import Line, line_plot
+from engram.plots.style import COLORS, MAPS, new_figure, save_figure
+from engram.plots.terminal import heat_text
+
+__all__ = [
+    "COLORS",
+    "MAPS",
+    "Bar",
+    "Line",
+    "bar_chart",
+    "heat_map",
+    "heat_text",
+    "line_plot",
+    "new_figure",
+    "save_figure",
+]

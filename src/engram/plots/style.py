@@ -1,0 +1,40 @@
+"""What all figures share: colours per site as in the ROME paper, sizes, saving."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from engram.errors import SettingError
+
+COLORS = {"state": "#6a51a3", "mlp": "#238b45", "attn": "#cb181d"}
+"""Line and bar colour of each site."""
+
+MAPS = {"state": "Purples", "mlp": "Greens", "attn": "Reds"}
+"""Colour map of each site."""
+
+SUFFIXES = (".pdf", ".png", ".svg")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, sizes in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure to a .png, .svg or .pdf file, whole or not at all; folders are made.
+
+    Raises:
+        SettingError: another kind of file, or one that cannot be written.
+    """
+    where = Path(path)
+    if where.suffix.lower() not in SUFFIXES:
+        raise SettingError(f"Pictures are written as {', '.join(SUFFIXES)}; {where.name!r} is none of these.")
+    part = where.with_name(f".{where.name}.part")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, format=where.suffix[1:].lower(), dpi=150)
+        part.replace(where)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SettingError(f"The picture {where} cannot be written: {error.strerror}.") from error
+    return where
