@@ -18,30 +18,46 @@ from engram.errors import EngramError
 from engram.facts import Case, Fact
 
 if TYPE_CHECKING:
+    from engram.editing import FT, FTL, ROME, Edit, applied_rows, edit
     from engram.models import LM, Layout, Site, load, patch, record, resume
+    from engram.stats import statistics
 
 __all__ = [
+    "FT",
+    "FTL",
     "LM",
+    "ROME",
     "Case",
+    "Edit",
     "EngramError",
     "Fact",
     "Layout",
     "Site",
     "__version__",
+    "applied_rows",
+    "edit",
     "load",
     "patch",
     "record",
     "resume",
+    "statistics",
 ]
 
 _HOMES = {
+    "Edit": "editing",
+    "FT": "editing",
+    "FTL": "editing",
     "LM": "models",
+    "ROME": "editing",
     "Layout": "models",
     "Site": "models",
+    "applied_rows": "editing",
+    "edit": "editing",
     "load": "models",
     "patch": "models",
     "record": "models",
     "resume": "models",
+    "statistics": "stats",
 }
 """Where each lazily imported name lives."""
 

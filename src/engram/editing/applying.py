@@ -1,0 +1,171 @@
+"""Edits on models: beside the weights for as long as a `with` block, or into the weights and back, bit for bit.
+
+In floating point W + D - D is not W. So what `apply_` overwrites is kept with the model, and a weight under several
+edits is always the original plus the applied changes in their order: taking any one of them back is computed anew
+from the original, and a weight that is not what it should be was changed by somebody else.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from engram.editing.edit import Edit
+from engram.editing.updates import Update, side_path
+from engram.errors import EditError, EditMismatch, NumericalError
+from engram.models.hooks import on_projection
+from engram.models.layouts import is_conv1d
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+
+@dataclass(slots=True)
+class Overwritten:
+    """A weight that `apply_` changed.
+
+    Args:
+        original: the weight as it was before the first edit.
+        updates: the applied changes by the edit's digest, in order.
+    """
+
+    original: Tensor
+    updates: dict[str, Update] = field(default_factory=dict[str, Update])
+
+    def value(self, updates: dict[str, Update]) -> Tensor:
+        """Return the original with some changes, in the weight's dtype; the sum is fp32 or wider."""
+        if not updates:
+            return self.original
+        total = self.original.to(torch.promote_types(self.original.dtype, torch.float32))
+        for update in updates.values():
+            total = total + update.to(total.device).dense().to(total.dtype)
+        return total.to(self.original.dtype)
+
+
+def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
+    """Return the module of a parameter and the parameter's own name in it.
+
+    Raises:
+        EditMismatch: there is no such parameter.
+        EditError: it is no weight or bias of a linear module.
+    """
+    path, _, leaf = name.rpartition(".")
+    try:
+        module = lm.model.get_submodule(path)
+    except AttributeError:
+        module = None
+    if module is None or not isinstance(getattr(module, leaf, None), nn.Parameter):
+        raise EditMismatch(f"The edit changes {name!r}, which {lm.name} does not have. Was it made for this model?")
+    if not (isinstance(module, nn.Linear) or is_conv1d(module)) or leaf not in ("weight", "bias"):
+        raise EditError(f"{name!r} is no weight or bias of a linear module ({type(module).__name__}); edits need one.")
+    return module, leaf
+
+
+def require_fit(lm: "LM", edit: Edit) -> None:
+    """See `Edit.require_fit`."""
+    if edit.fingerprint != lm.fingerprint:
+        raise EditMismatch(
+            f"This edit was made for {edit.model} (fingerprint {edit.fingerprint}), but {lm.name} has fingerprint "
+            f"{lm.fingerprint}. Load the model it was made for, or make the edit again."
+        )
+    for name, update in edit.updates.items():
+        module, leaf = projection(lm, name)
+        shape = tuple(getattr(module, leaf).shape)
+        if shape != update.shape:
+            raise EditMismatch(f"The edit changes {name!r} of shape {update.shape}; in {lm.name} it has {shape}.")
+
+
+@contextmanager
+def beside(lm: "LM", edit: Edit) -> Generator[None]:
+    """See `Edit.applied`."""
+    require_fit(lm, edit)
+    with ExitStack() as stack:
+        for name, update in edit.updates.items():
+            module, _ = projection(lm, name)
+            stack.enter_context(on_projection(lm, name.rpartition(".")[0], _adding(update, is_conv1d(module))))
+        yield
+
+
+def _adding(update: Update, transposed: bool) -> Any:
+    moved: dict[torch.device, Update] = {}
+
+    def change(inputs: Tensor, output: Tensor) -> Tensor:
+        if output.device not in moved:
+            moved[output.device] = update.to(output.device)
+        added = side_path(moved[output.device], inputs.to(output.device), transposed=transposed)
+        return (output.float() + added).to(output.dtype)
+
+    return change
+
+
+@torch.no_grad()
+def apply_(lm: "LM", edit: Edit) -> None:
+    """See `Edit.apply_`."""
+    require_fit(lm, edit)
+    ledger: dict[str, Overwritten] = lm.overwritten
+    if any(edit.digest in kept.updates for kept in ledger.values()):
+        raise EditError("This edit is applied to this model already. To apply it twice, apply `2 * edit`.")
+    entries = {
+        name: ledger.get(name) or Overwritten(parameter(lm, name, "overwriting it").clone()) for name in edit.updates
+    }
+    wanted = {name: {**entry.updates, edit.digest: edit.updates[name]} for name, entry in entries.items()}
+    _write(lm, entries, wanted)
+
+
+@torch.no_grad()
+def revert_(lm: "LM", edit: Edit) -> None:
+    """See `Edit.revert_`."""
+    ledger: dict[str, Overwritten] = lm.overwritten
+    if not edit.updates:
+        return
+    if any(name not in ledger or edit.digest not in ledger[name].updates for name in edit.updates):
+        raise EditError(
+            "This edit is not applied to this model, so there is nothing to take back. Only what apply_ wrote in this "
+            "process can be reverted."
+        )
+    entries = {name: ledger[name] for name in edit.updates}
+    wanted = {
+        name: {digest: update for digest, update in entry.updates.items() if digest != edit.digest}
+        for name, entry in entries.items()
+    }
+    _write(lm, entries, wanted)
+
+
+def _write(lm: "LM", entries: dict[str, Overwritten], wanted: dict[str, dict[str, Update]]) -> None:
+    """Check everything, compute everything, and only then write."""
+    for name, entry in entries.items():
+        if not torch.equal(parameter(lm, name, "overwriting it"), entry.value(entry.updates)):
+            raise EditMismatch(
+                f"{name!r} of {lm.name} is not what Engram wrote there: something else changed it meanwhile. "
+                f"Nothing was touched. Reload the model."
+            )
+    values = {name: entry.value(wanted[name]) for name, entry in entries.items()}
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise NumericalError(f"{name!r} would contain NaN or infinity in {value.dtype}; nothing was written.")
+    for name, value in values.items():
+        parameter(lm, name, "overwriting it").copy_(value)
+        entries[name].updates = wanted[name]
+        if wanted[name]:
+            lm.overwritten[name] = entries[name]
+        else:
+            lm.overwritten.pop(name, None)
+
+
+def parameter(lm: "LM", name: str, doing: str) -> Tensor:
+    """Return a weight that is in memory.
+
+    Raises:
+        EditError: accelerate keeps it elsewhere; `doing` says for what it was needed.
+    """
+    module, leaf = projection(lm, name)
+    weight: Tensor = getattr(module, leaf).data
+    if weight.device.type == "meta":
+        raise EditError(
+            f"{name!r} is offloaded by accelerate, which rules out {doing}. Use `with edit.applied(lm):`, which works "
+            f"beside the weights, or load the model without offloading."
+        )
+    return weight

@@ -1,0 +1,65 @@
+"""`edit`: facts and a method in, an Edit out; nothing about the model changes."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from engram.editing.edit import Edit, FactRecord, Origin
+from engram.editing.methods import Method, method_named
+from engram.editing.targets import already_says, mode_of
+from engram.errors import FactError, SettingError
+from engram.facts import Fact
+from engram.stats import Progress
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+
+def edit(
+    lm: "LM",
+    fact: Fact | Sequence[Fact],
+    method: str | Method = "rome",
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Edit:
+    """Make an Edit that writes one fact or several. The model is unchanged.
+
+    Args:
+        lm: the model.
+        fact: what shall be true; several facts make one Edit.
+        method: a name (`"rome"`, `"ft"`, `"ft-l"`) or a method with its settings, such as `ROME(layer=17)`.
+        force: also write facts that the model says already. Otherwise they are left out, and the Edit's notes say so.
+        progress: told what is being done, how much of it is done, and how much there is.
+        **settings: the method's settings, when it is given by name.
+
+    Raises:
+        SettingError: unknown method or setting, settings beside a finished method, a layer out of range.
+        FactError: no fact, no target, or a target without tokens.
+        NumericalError: NaN or infinity appeared; the step is named.
+    """
+    facts = [fact] if isinstance(fact, Fact) else list(fact)
+    if not facts:
+        raise FactError("No fact was given. Give an engram.Fact, or a list of them.")
+    if isinstance(method, str):
+        made = method_named(method, **settings)
+    elif settings:
+        raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
+    else:
+        made = method
+    known = (
+        [] if force else [f for f in facts if already_says(lm, f, mode_of(f, made), chat=getattr(made, "chat", False))]
+    )
+    wanted = [f for f in facts if f not in known]
+    notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f in known)
+    for note in notes:
+        logger.warning(note)
+    done = made(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
+    if not known:
+        return done
+    records = tuple(FactRecord(fact=f, mode=mode_of(f, made), text=f.text, stopped="known already") for f in known)
+    return replace(done, origins=(*done.origins, Origin(method="none", settings={}, facts=records, notes=notes)))

@@ -1,0 +1,215 @@
+"""Edits on disk: `edit.json` for people and machines, `edit.safetensors` for the numbers. No pickle anywhere.
+
+Both files are written beside their destination first and then moved, so a full disk leaves the old edit intact. The
+JSON names the SHA-256 of the tensors, so a pair that does not belong together, or was cut or changed, is refused.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from engram.editing.edit import Edit, FactRecord, Mode, Origin
+from engram.editing.updates import Dense, LowRank, Update
+from engram.errors import EditError, EngramError
+from engram.facts import Fact
+
+FORMAT = 1
+JSON, TENSORS = "edit.json", "edit.safetensors"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+
+
+class _Fact(_Strict):
+    subject: str
+    prompt: str
+    target: str | None = None
+    original: str | None = None
+
+
+class _Record(_Strict):
+    fact: _Fact
+    mode: Mode
+    layers: tuple[int, ...]
+    text: str
+    tokens: tuple[str, ...]
+    position: int | None
+    losses: tuple[float, ...]
+    stopped: str
+    numbers: dict[str, float]
+
+
+class _Origin(_Strict):
+    method: str
+    settings: dict[str, Any]
+    facts: tuple[_Record, ...]
+    contexts: tuple[str, ...]
+    factor: float
+    notes: tuple[str, ...]
+
+
+class _Update(_Strict):
+    kind: str
+    shape: tuple[int, ...]
+
+
+class _Document(_Strict):
+    format: int = Field(ge=1)
+    version: str
+    model: str
+    fingerprint: str
+    transposed: bool
+    tensors_sha256: str
+    updates: dict[str, _Update]
+    origins: tuple[_Origin, ...]
+
+
+def save(edit: Edit, folder: Path) -> Path:
+    """See `Edit.save`."""
+    tensors = {
+        f"{name}:{part}": tensor.detach().cpu().contiguous()
+        for name, update in edit.updates.items()
+        for part, tensor in update.tensors().items()
+    }
+    data = save_tensors(tensors)
+    document = _Document(
+        format=FORMAT,
+        version=edit.version,
+        model=edit.model,
+        fingerprint=edit.fingerprint,
+        transposed=edit.transposed,
+        tensors_sha256=hashlib.sha256(data).hexdigest(),
+        updates={n: _Update(kind=type(u).__name__, shape=tuple(u.shape)) for n, u in edit.updates.items()},
+        origins=tuple(_Origin.model_validate(asdict(origin)) for origin in edit.origins),
+    )
+    text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_together(folder, {TENSORS: data, JSON: text.encode()})
+    except OSError as error:
+        raise EditError(
+            f"The edit could not be saved in {str(folder)!r}: {error}. What was there is unchanged."
+        ) from error
+    return folder
+
+
+def write_together(folder: Path, files: dict[str, bytes]) -> None:
+    """Write several files so that none replaces its old version before all are completely on disk."""
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for name, data in files.items():
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            staged.append((Path(temporary), folder / name))
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, final in staged:
+            temporary.chmod(0o644)
+            temporary.replace(final)
+    finally:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Read what `save` wrote: the arguments of an Edit. See `Edit.load` for the errors."""
+    document = _document(folder)
+    try:
+        data = (folder / TENSORS).read_bytes()
+    except OSError as error:
+        raise EditError(
+            f"{str(folder / TENSORS)!r} cannot be read ({error.strerror}); the edit is incomplete."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != document.tensors_sha256:
+        raise EditError(
+            f"{str(folder / TENSORS)!r} is not the file that {JSON} describes: it was cut, changed or replaced. "
+            f"Save the edit again."
+        )
+    try:
+        tensors = load_tensors(data)
+        updates = {name: _update(name, entry, tensors) for name, entry in document.updates.items()}
+        origins = tuple(_origin(origin) for origin in document.origins)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, EngramError) as error:
+        raise EditError(f"The edit in {str(folder)!r} is damaged: {error}") from error
+    return {
+        "updates": updates,
+        "origins": origins,
+        "model": document.model,
+        "fingerprint": document.fingerprint,
+        "transposed": document.transposed,
+        "version": document.version,
+    }
+
+
+def _document(folder: Path) -> _Document:
+    path = folder / JSON
+    if not path.is_file():
+        raise EditError(
+            f"There is no edit in {str(folder)!r}: {JSON} was looked for. Give a folder that Edit.save wrote."
+        )
+    try:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise EditError(f"{str(path)!r} is damaged: {error}") from error
+    if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+        raise EditError(
+            f"{str(path)!r} was written by a newer version of Engram (format {raw['format']}, this one reads up to "
+            f"{FORMAT}; made by {str(raw.get('version'))!r}). Upgrade: pip install -U engram."
+        )
+    try:
+        return _Document.model_validate(raw)
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise EditError(f"{str(path)!r} is no edit: {where}: {first['msg']}.") from error
+
+
+def _update(name: str, entry: _Update, tensors: dict[str, Tensor]) -> Update:
+    match entry.kind:
+        case "LowRank":
+            update: Update = LowRank(_tensor(tensors, f"{name}:left", 2), _tensor(tensors, f"{name}:right", 2))
+        case "Dense":
+            update = Dense(_tensor(tensors, f"{name}:delta", None))
+        case _:
+            raise EditError(f"{name!r} has an update of unknown kind {entry.kind!r}.")
+    if update.shape != entry.shape:
+        raise EditError(f"the update of {name!r} has shape {update.shape}, {JSON} says {entry.shape}.")
+    return update
+
+
+def _tensor(tensors: dict[str, Tensor], key: str, ndim: int | None) -> Tensor:
+    if key not in tensors:
+        raise EditError(f"{key!r} is missing from {TENSORS}.")
+    tensor = tensors[key]
+    if not tensor.is_floating_point() or (ndim is not None and tensor.ndim != ndim):
+        raise EditError(f"{key!r} has dtype {tensor.dtype} and {tensor.ndim} dimensions, which no update has.")
+    if not torch.isfinite(tensor).all():
+        raise EditError(f"{key!r} contains NaN or infinity.")
+    return tensor
+
+
+def _origin(origin: _Origin) -> Origin:
+    if not math.isfinite(origin.factor):
+        raise EditError(f"a factor is {origin.factor}.")
+    records: list[FactRecord] = []
+    for record in origin.facts:
+        values: dict[str, Any] = {**dict(record), "fact": Fact(**dict(record.fact))}
+        if record.position is not None and not 0 <= record.position < len(record.tokens):
+            raise EditError(f"token {record.position} of {len(record.tokens)} is named as the chosen one.")
+        records.append(FactRecord(**values))
+    rest: dict[str, Any] = {**dict(origin), "facts": tuple(records)}
+    return Origin(**rest)

@@ -1,0 +1,238 @@
+"""FT and FT+L: gradient descent on one MLP output projection, the baselines of the ROME paper (PROTOCOL §6).
+
+The change is optimised beside the weight, so the model is never touched; layers below the edited one run once.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engram.editing.edit import Edit, FactRecord, Mode, Origin
+from engram.editing.layers import GPTJ, LARGE, MEDIUM, XL, chosen_layer, known
+from engram.editing.prompts import Row, Wrap, chat_wrap, padded, require_target, rows_for
+from engram.editing.targets import mode_of
+from engram.editing.updates import Dense, Update, side_path
+from engram.errors import NumericalError, SettingError
+from engram.facts import Fact
+from engram.models.hooks import on_block_input, on_projection
+from engram.models.resume import resume
+from engram.stats import Progress
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+FT_LAYERS = {XL: 1, GPTJ: 21}
+FTL_LAYERS = {MEDIUM: 0, LARGE: 0, XL: 0, GPTJ: 0}
+BOUNDS = {MEDIUM: 2e-3, LARGE: 1e-3, XL: 5e-4, GPTJ: 5e-5}
+OTHER_BOUND = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FT:
+    """Fine-tuning of one layer's MLP output projection, weight and bias.
+
+    Args:
+        layer: the layer; the published one for known models, else 1.
+        preset: `"teacher"` scores each target token after the ones before it; `"published"` scores all of them at the
+            prompt's last position, as the published code does.
+        bound: largest change of any entry, enforced after every step; None for no bound.
+        steps: number of steps at most.
+        lr: Adam's learning rate.
+        stop: average loss below which it ends.
+        mode: insert or modify; by whether a fact names its original when not given.
+        chat: wrap prompts with the tokenizer's chat template.
+        facts_per_batch: facts per step; every batch takes its own step.
+
+    Raises:
+        SettingError: an unknown preset, a number that is not positive, or the mode `erase`.
+    """
+
+    layer: int | None = None
+    preset: Literal["teacher", "published"] | str = "teacher"
+    bound: float | None = None
+    steps: int = 25
+    lr: float = 5e-4
+    stop: float = 1e-2
+    mode: Mode | None = None
+    chat: bool = False
+    facts_per_batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("teacher", "published"):
+            raise SettingError(f"There is no preset {self.preset!r}. Available: published, teacher.")
+        for name in ("bound", "steps", "lr", "facts_per_batch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingError(f"{name}={value}; it must be positive.")
+        if self.mode == "erase":
+            raise SettingError("Fine-tuning cannot erase; use ROME(mode='erase').")
+
+    def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
+        """Make one Edit of all facts; see `engram.edit` for the errors."""
+        layer, notes = self._layer(lm)
+        for note in notes:
+            logger.info(note)
+        wrap = chat_wrap(lm) if self.chat else Wrap()
+        modes: list[Mode] = [mode_of(fact, self) for fact in facts]
+        rows = [
+            row
+            for i, fact in enumerate(facts)
+            for row in rows_for(lm, i, fact, ["{}"], wrap, target=require_target(fact))
+        ]
+        if self.preset == "published":
+            rows = [_cut(row) for row in rows]
+        batches = [rows[i : i + self.facts_per_batch] for i in range(0, len(rows), self.facts_per_batch)]
+        updates, losses, stopped = self._train(
+            lm, layer, [_Batch(lm, layer, batch, self.preset) for batch in batches], progress
+        )
+        records = tuple(
+            FactRecord(
+                fact=fact,
+                mode=mode,
+                layers=(layer,),
+                text=row.text,
+                tokens=tuple(lm.tokens(lm.encode(row.text).ids[0])),
+                losses=tuple(losses[i]),
+                stopped=stopped,
+            )
+            for i, (fact, mode, row) in enumerate(zip(facts, modes, rows, strict=True))
+        )
+        origin = Origin(method=self._name, settings=self._settings(lm, layer), facts=records, notes=notes)
+        return Edit.of(lm, updates, (origin,))
+
+    @property
+    def _name(self) -> str:
+        return "ft"
+
+    def _bound(self, lm: "LM") -> float | None:
+        return self.bound
+
+    def _layer(self, lm: "LM") -> tuple[int, tuple[str, ...]]:
+        return chosen_layer(lm, self.layer, FT_LAYERS, otherwise=min(1, lm.n_layers - 1), rule="as for GPT-2 XL")
+
+    def _settings(self, lm: "LM", layer: int) -> dict[str, Any]:
+        names = ("preset", "steps", "lr", "stop", "chat")
+        return {**{name: getattr(self, name) for name in names}, "layer": layer, "bound": self._bound(lm)}
+
+    def _train(
+        self, lm: "LM", layer: int, batches: "list[_Batch]", progress: Progress | None
+    ) -> tuple[dict[str, Update], list[list[float]], str]:
+        """Return the change by parameter name, each fact's losses, and why it ended."""
+        module, name = lm.mlp_out(layer), lm.mlp_out_name(layer)
+        deltas = {"weight": _zeros(module.weight)}
+        if getattr(module, "bias", None) is not None:
+            deltas["bias"] = _zeros(module.bias)
+        adam = torch.optim.Adam(deltas.values(), lr=self.lr)
+        losses: list[list[float]] = [[] for batch in batches for _ in batch.rows]
+        bound, stopped = self._bound(lm), f"{self.steps} steps"
+        for step in range(self.steps):
+            for batch in batches:
+                each = batch.losses(deltas)
+                for row, loss in zip(batch.rows, each.tolist(), strict=True):
+                    losses[row.fact].append(loss)
+                if not torch.isfinite(each).all():
+                    raise NumericalError(
+                        f"Step {step + 1} of fine-tuning {lm.name} ({lm.dtype}): the loss is NaN or infinite."
+                    )
+                if each.mean().item() >= self.stop:
+                    gradients = torch.autograd.grad(each.mean(), list(deltas.values()))
+                    for delta, gradient in zip(deltas.values(), gradients, strict=True):
+                        delta.grad = gradient
+                    adam.step()
+                if bound is not None:
+                    for delta in deltas.values():
+                        delta.data.clamp_(-bound, bound)
+            if progress is not None:
+                progress("fine-tuning", step + 1, self.steps)
+            if sum(row[-1] for row in losses) / len(losses) < self.stop:
+                stopped = f"loss below {self.stop:g}"
+                break
+        path = name.rpartition(".")[0]
+        return {f"{path}.{leaf}": Dense(delta.detach().cpu()) for leaf, delta in deltas.items()}, losses, stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTL(FT):
+    """FT+L: fine-tuning with a bound on every entry's change.
+
+    Args:
+        bound: the bound; the published one for known models, else 5e-4.
+    """
+
+    @property
+    def _name(self) -> str:
+        return "ft-l"
+
+    def _bound(self, lm: "LM") -> float | None:
+        return BOUNDS.get(known(lm), OTHER_BOUND) if self.bound is None else self.bound
+
+    def _layer(self, lm: "LM") -> tuple[int, tuple[str, ...]]:
+        return chosen_layer(lm, self.layer, FTL_LAYERS, otherwise=0, rule="the published choice for GPT-2 and GPT-J")
+
+
+class _Batch:
+    """Some facts with everything below the edited layer computed."""
+
+    def __init__(self, lm: "LM", layer: int, rows: Sequence[Row], preset: str) -> None:
+        self.rows = rows
+        self._lm, self._layer = lm, layer
+        self._batch = padded(rows)
+        self._keep = 1 if preset == "published" else max(len(row.targets) for row in rows)
+        self._wanted: list[tuple[Tensor, Tensor]] = []
+        for row in rows:
+            count = len(row.targets)
+            columns = torch.full((count,), -1) if preset == "published" else torch.arange(-count, 0)
+            self._wanted.append((columns, torch.tensor(row.targets)))
+        self._states = self._below() if lm.can_resume else None
+
+    @torch.no_grad()
+    def _below(self) -> Tensor:
+        kept: list[Tensor] = []
+
+        def keep(hidden: Tensor) -> Tensor:
+            kept.append(hidden.clone())
+            return hidden
+
+        with on_block_input(self._lm, self._layer, keep):
+            self._lm.forward(self._batch.ids, mask=self._batch.mask, keep=1)
+        return kept[0]
+
+    def losses(self, deltas: dict[str, Tensor]) -> Float[Tensor, " fact"]:
+        """Return each fact's mean target loss under a change of the projection."""
+        transposed = self._lm.weight_is_transposed
+
+        def change(inputs: Tensor, output: Tensor) -> Tensor:
+            total = output.float()
+            for delta in deltas.values():
+                total = total + side_path(Dense(delta), inputs.to(output.device), transposed=transposed)
+            return total.to(output.dtype)
+
+        path = self._lm.mlp_out_name(self._layer).rpartition(".")[0]
+        with on_projection(self._lm, path, change):
+            if self._states is None:
+                logits = self._lm.forward(self._batch.ids, mask=self._batch.mask, keep=self._keep)
+            else:
+                logits = resume(self._lm, self._states, layer=self._layer, mask=self._batch.mask, keep=self._keep)
+        logp = logits.float().log_softmax(-1)
+        each = [
+            -row[columns, tokens.to(row.device)].mean()
+            for row, (columns, tokens) in zip(logp, self._wanted, strict=True)
+        ]
+        return torch.stack(each)
+
+
+def _cut(row: Row) -> Row:
+    """Leave the prompt alone: the published code reads every target token off its last position."""
+    return Row(row.fact, row.ids[: len(row.ids) - len(row.targets) + 1], row.lookup, row.targets, row.text)
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    device = torch.device("cpu") if parameter.device.type == "meta" else parameter.device
+    return torch.zeros(parameter.shape, device=device, requires_grad=True)

@@ -1,0 +1,177 @@
+"""Facts as token rows: contexts in front, a chat template around, the target behind, the subject's last token marked.
+
+Rows are padded on the left, so every row ends in its last prompt or target token and the last columns of a batch are
+the positions whose logits are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from engram.errors import FactError, SettingError, TokenizerError
+from engram.facts import Fact
+from engram.models.scoring import joined
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+_MARK = "ENGRAMPROMPT"
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """What a chat template puts around the user's words.
+
+    Args:
+        before: text in front of them.
+        after: text behind them, up to where the model's answer begins.
+    """
+
+    before: str = ""
+    after: str = ""
+
+    def around(self, text: str) -> str:
+        """Return the words as the model sees them."""
+        return f"{self.before}{text}{self.after}"
+
+
+def chat_wrap(lm: "LM") -> Wrap:
+    """Return what the tokenizer's chat template puts around a user's message.
+
+    Raises:
+        TokenizerError: the tokenizer has no chat template, or one that changes the message.
+    """
+    tokenizer: Any = lm.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        raise TokenizerError(f"{lm.name} has no chat template, so it is no chat model. Leave out --chat.")
+    message = [{"role": "user", "content": _MARK}]
+    text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    if text.count(_MARK) != 1:
+        raise TokenizerError(f"The chat template of {lm.name} does not keep the user's words as they are.")
+    before, after = text.split(_MARK)
+    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return Wrap(before.removeprefix(str(tokenizer.bos_token)) if adds_bos else before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt with its target, as tokens.
+
+    Args:
+        fact: index of the fact it belongs to.
+        ids: all tokens but the target's last.
+        lookup: index of the subject's last token.
+        targets: the target's token ids; none where the whole next-token distribution is compared.
+        text: the prompt without target.
+        essence: whether it is the prompt on which the output must stay as it was.
+    """
+
+    fact: int
+    ids: list[int]
+    lookup: int
+    targets: list[int]
+    text: str
+    essence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows padded on the left.
+
+    Args:
+        rows: what was padded.
+        ids: token ids.
+        mask: 1 at real tokens.
+        lookup: column of the subject's last token in each row.
+        fact: fact of each row.
+    """
+
+    rows: tuple[Row, ...]
+    ids: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]
+    lookup: Int[Tensor, " batch"]
+    fact: Int[Tensor, " batch"]
+
+    @property
+    def suffix(self) -> int:
+        """Number of columns from the first subject's last token to the end."""
+        return self.ids.shape[1] - int(self.lookup.min())
+
+
+def rows_for(lm: "LM", index: int, fact: Fact, contexts: Sequence[str], wrap: Wrap, *, target: str | None) -> list[Row]:
+    """Return one row per context for a fact.
+
+    Args:
+        lm: the model.
+        index: the fact's index in its batch.
+        fact: the fact.
+        contexts: templates with one `{}` into which the prompt is put.
+        wrap: what a chat template adds.
+        target: what is to follow; None for rows that end with the prompt.
+
+    Raises:
+        FactError: the target has no tokens, or the tokenizer drops the subject.
+        PromptTooLong: a context, the prompt and the target do not fit into the model's positions.
+        SettingError: a context without exactly one `{}`.
+    """
+    prompts: list[str] = []
+    begins: list[int] = []
+    for context in contexts:
+        if context.count("{}") != 1:
+            raise SettingError(f"The context {context!r} needs exactly one '{{}}', where the prompt goes.")
+        prompts.append(wrap.around(context.replace("{}", fact.text)))
+        begins.append(len(wrap.before) + context.index("{}") + fact.subject_chars[0])
+    whole = prompts if target is None else [joined(prompt, target) for prompt in prompts]
+    encoded = lm.encode(whole)
+    rows: list[Row] = []
+    for i, (prompt, begin) in enumerate(zip(prompts, begins, strict=True)):
+        ids = encoded.ids[i, : encoded.lengths[i]].tolist()
+        new = 0 if target is None else sum(end > len(prompt.rstrip()) for _, end in encoded.offsets[i])
+        if target is not None and not new:
+            raise FactError(f"The target {target!r} tokenises to nothing after {prompt!r}. Choose another target.")
+        lookup = encoded.span(i, begin, begin + len(fact.subject))[-1]
+        rows.append(Row(index, ids[: len(ids) - 1] if new else ids, lookup, ids[len(ids) - new :], prompt))
+    return rows
+
+
+def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: bool) -> Row:
+    """Return the row "<subject> is a", on which the model's output must stay (PROTOCOL §3).
+
+    Args:
+        lm: the model.
+        index: the fact's index in its batch.
+        fact: the fact.
+        wrap: what a chat template adds.
+        at_subject: compare after the subject's last token, as the published code does, instead of at the end.
+    """
+    row = rows_for(lm, index, Fact(fact.subject, "{} is a"), ["{}"], wrap, target=None)[0]
+    ids = row.ids[: row.lookup + 1] if at_subject else row.ids
+    return Row(index, ids, row.lookup, [], row.text, essence=True)
+
+
+def padded(rows: Sequence[Row]) -> Batch:
+    """Pad rows on the left to one length."""
+    longest = max(len(row.ids) for row in rows)
+    gaps = [longest - len(row.ids) for row in rows]
+    return Batch(
+        tuple(rows),
+        torch.tensor([[0] * gap + row.ids for gap, row in zip(gaps, rows, strict=True)]),
+        torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps]),
+        torch.tensor([gap + row.lookup for gap, row in zip(gaps, rows, strict=True)]),
+        torch.tensor([row.fact for row in rows]),
+    )
+
+
+def require_target(fact: Fact) -> str:
+    """Return a fact's target.
+
+    Raises:
+        FactError: it has none.
+    """
+    if fact.target is None or not fact.target.strip():
+        raise FactError(f"The fact {fact.text!r} has no target. Give what the model shall say: Fact(..., target=...).")
+    return fact.target
