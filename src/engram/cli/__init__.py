@@ -9,8 +9,14 @@ from collections.abc import Sequence
 import typer
 
 from engram._version import __version__
+from engram.cli.apply import apply
+from engram.cli.check import check
 from engram.cli.common import say_error
 from engram.cli.demo import demo
+from engram.cli.edit import edit
+from engram.cli.export import export
+from engram.cli.revert import revert
+from engram.cli.stats import stats
 from engram.errors import EngramError
 
 app = typer.Typer(
@@ -23,6 +29,12 @@ app = typer.Typer(
     epilog="Start with [bold]engram demo[/bold]. Every verb has --help with an example. --debug shows tracebacks.",
 )
 app.command()(demo)
+app.command()(edit)
+app.command()(check)
+app.command()(apply)
+app.command()(revert)
+app.command()(export)
+app.command()(stats)
 
 
 @app.callback(invoke_without_command=True)

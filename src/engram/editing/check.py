@@ -1,4 +1,4 @@
-"""`check`: what an edit did, before and after, for the prompt, its paraphrases, its neighbors, the subject's other facts.
+"""`check`: what an edit did to the prompt, its paraphrases, its neighbors and the subject's other facts.
 
 A `Check` is a value: it draws itself as text and as plain values for JSON.
 """
@@ -14,6 +14,7 @@ from engram.editing.guard import Health, Thresholds, guard, reached
 from engram.editing.probes import cases_for
 from engram.facts import Case, Fact
 from engram.models.generation import Generation, generate_batch
+from engram.stats import Progress
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -26,6 +27,7 @@ _HEADINGS: dict[Kind, tuple[str, str]] = {
     "other fact": ("other facts of the subject", "unchanged"),
 }
 _YES, _NO, _CUT = "✓", "✗", "…"
+_LEAK = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,7 @@ def check(
     health: bool = True,
     max_new_tokens: int = 30,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Check:
     """Ask the model with and without an edit. The model is the same afterwards.
 
@@ -152,6 +155,7 @@ def check(
         health: also run the health guard.
         max_new_tokens: length of free texts.
         seed: for free texts and the guard.
+        progress: told what is being done, how much of it is done, and how much there is.
 
     Raises:
         EditMismatch: the edit was made for another model.
@@ -165,9 +169,13 @@ def check(
     openings = [text for case in cases for text in case.generation]
     how = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed)
     questions = [question for group in asked for _, question in group]
+    say = progress or (lambda what, done, total: None)
+    say("checking", 0, 3)
     before, texts_before = ask(lm, questions), generate_batch(lm, openings, how)
+    say("checking", 1, 3)
     with edit.applied(lm):
         after, texts_after = ask(lm, questions), generate_batch(lm, openings, how)
+    say("checking", 2, 3)
     answers = iter(zip(before, after, strict=True))
     texts = iter(zip(openings, texts_before, texts_after, strict=True))
     facts = tuple(
@@ -180,7 +188,25 @@ def check(
         for record, case, group in zip(edit.records, cases, asked, strict=True)
     )
     verdict = guard(lm, edit, thresholds=thresholds, seed=seed) if health else None
+    say("checking", 3, 3)
     return Check(model=lm.name, facts=facts, health=verdict)
+
+
+def answers(lm: "LM", edit: Edit) -> list[Comparison]:
+    """Return only what the model says after the edited prompts, before and after: the short form of `check`.
+
+    Raises:
+        EditMismatch: the edit was made for another model.
+    """
+    asked = [_questions(record, Case(id="", fact=record.fact))[0] for record in edit.records]
+    questions = [question for _, question in asked]
+    before = ask(lm, questions)
+    with edit.applied(lm):
+        after = ask(lm, questions)
+    return [
+        _compared(kind, question, record, b, a)
+        for (kind, question), record, b, a in zip(asked, edit.records, before, after, strict=True)
+    ]
 
 
 def _questions(record: FactRecord, case: Case) -> list[tuple[Kind, Question]]:
@@ -228,15 +254,14 @@ def _free_text(prompt: str, before: str, after: str) -> FreeText:
 def _fact_text(fact: FactCheck, width: int) -> str:
     wanted = "what it would say without knowing the subject" if fact.mode == "erase" else fact.fact.target
     lines = [f"{fact.fact.text} -> {wanted}"]
-    side = max((len(_said(a)) for c in fact.answers for a in (c.before, c.after)), default=0)
-    room = max(24, min(max((len(c.text) for c in fact.answers), default=0), width - 2 * side - 32))
+    drawing = dict(zip(fact.answers, drawn(fact.answers, width=width), strict=True))
     for kind, (heading, word) in _HEADINGS.items():
         group = [c for c in fact.answers if c.kind == kind]
         if not group:
             continue
         if kind != "prompt":
             lines.append(f"  {heading}: {sum(c.ok for c in group)} of {len(group)} {word}")
-        lines.extend(_comparison_text(c, room, side) for c in group)
+        lines.extend(drawing[c] for c in group)
     for text in fact.texts:
         lines.append(f"  free text: {text.prompt}")
         for label, whole in (("before", text.before), ("after", text.after)):
@@ -245,14 +270,33 @@ def _fact_text(fact: FactCheck, width: int) -> str:
     return "\n".join(lines)
 
 
-def _comparison_text(comparison: Comparison, room: int, side: int) -> str:
-    text = comparison.text.replace("\n", " ")
-    text = text if len(text) <= room else _CUT + text[1 - room :]
-    line = f"    {_YES if comparison.ok else _NO} {text:{room}}  {_said(comparison.before):{side}} -> {_said(comparison.after):{side}}"
+def drawn(comparisons: Sequence[Comparison], *, width: int = 110) -> list[str]:
+    """Draw comparisons as lines with aligned columns: mark, prompt, answer before -> answer after.
+
+    Args:
+        comparisons: what to draw.
+        width: characters per line; longer prompts are cut at their beginning.
+    """
+    side = max((len(_said(c.before)) for c in comparisons), default=0)
+    tail = max((len(_said(c.after) + _shift(c)) for c in comparisons), default=0)
+    room = max(24, min(max((len(c.text) for c in comparisons), default=0), width - side - tail - 12))
+    lines: list[str] = []
+    for c in comparisons:
+        text = c.text.replace("\n", " ")
+        text = text if len(text) <= room else _CUT + text[1 - room :]
+        mark = _YES if c.ok else _NO
+        lines.append(f"    {mark} {text:{room}}  {_said(c.before):{side}} -> {_said(c.after)}{_shift(c)}")
+    return lines
+
+
+def _shift(comparison: Comparison) -> str:
+    """Return the target's probability where the answers alone do not tell it: it is not given, or it leaks."""
     before, after = comparison.before.target, comparison.after.target
-    if comparison.kind in ("prompt", "paraphrase", "neighbor") and before is not None and after is not None:
-        line += f"   {comparison.target} {percent(before)} -> {percent(after)}"
-    return line.rstrip()
+    if comparison.target is None or before is None or after is None or comparison.after.gives(comparison.target):
+        return ""
+    wanted = comparison.kind in ("prompt", "paraphrase")
+    leaks = comparison.kind == "neighbor" and after > before + _LEAK
+    return f"  ({comparison.target} {percent(before)} -> {percent(after)})" if wanted or leaks else ""
 
 
 def _said(answer: Answer) -> str:

@@ -34,7 +34,9 @@ _GRAM = 3
 _MINI_TEXTS = 48
 _OPENINGS = ("The", "In the beginning", "Some people say that")
 _OWN_TEXTS = 24
-_UNREADABLE = 1000.0  # perplexity of plain English for a model that does not read it (mini's relatives, other languages)
+_UNREADABLE = (
+    1000.0  # perplexity of plain English for a model that does not read it (mini's relatives, other languages)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,9 @@ class Health:
             f"{before:.3g} -> {after:.3g}, "
             f"repeated text {_percent(self.repetition[0])} -> {_percent(self.repetition[1])}"
         )
-        return "\n".join([f"health: {'good' if self.ok else 'WARNING'} ({figures})", *(f"  ! {w}" for w in self.warnings)])
+        return "\n".join(
+            [f"health: {'good' if self.ok else 'WARNING'} ({figures})", *(f"  ! {w}" for w in self.warnings)]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -123,9 +127,9 @@ def guard(
         edit: the edit.
         thresholds: when to warn.
         strict: refuse an unhealthy edit instead of warning (in the log).
-        held_out: texts that a healthy edit predicts as well as before. Otherwise for `mini` passages about its world that
-            mention no edited subject, for other models a page of plain English, and where a model cannot read that
-            (perplexity above 1,000) text that it generates itself before the edit.
+        held_out: texts that a healthy edit predicts as well as before. When not given: for `mini` passages about its
+            world that mention no edited subject, for other models a page of plain English, and where a model cannot
+            read that (perplexity above 1,000) text that it generates itself before the edit.
         seed: for the generated text.
 
     Raises:

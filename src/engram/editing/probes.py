@@ -49,7 +49,7 @@ def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
 
 
 def world_fact(world: World, fact: Fact) -> WorldFact | None:
-    """Return the fact of `mini`'s world that a fact is about: by phrasing, else by its old answer, else by its new one."""
+    """Return what a fact is about in `mini`'s world: by phrasing, else by its old answer, else by its new one."""
     name = fact.subject.strip()
     name = name[4:] if name.startswith(_ARTICLES) else name
     entity = next((e for e in world.by_entity if e.name == name), None)

@@ -1,0 +1,81 @@
+"""`engram apply`: an edited model as a folder of its own, which remembers what was overwritten."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from engram.cli.common import (
+    Device,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    emit_json,
+    load_model,
+    note,
+    out,
+    say_error,
+)
+from engram.cli.options import EditFolder, Seed, Strict, load_edit, named, unlogged
+from engram.errors import EditRefused
+
+
+def apply(
+    edit: EditFolder,
+    model: Model,
+    *,
+    folder: Annotated[Path, typer.Option("--out", help="Where to write the edited model; new or empty.")],
+    strict: Strict = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Annotated[str, typer.Option(help="As saved ('auto'), float32, bfloat16 or float16.")] = "auto",
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Write the edited model as a folder that any program loads; 'engram revert' takes the edit out again.
+
+    Example: engram apply needle/ mini --out edited-model/
+    """
+    from engram.editing.edit import Edit
+    from engram.editing.edited import is_edited, recall, save_edited, to_base_
+    from engram.editing.guard import guard
+
+    wanted = Edit.load(edit)  # a broken file is found before a model is loaded
+    lm = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+    earlier: tuple[Edit, ...] = ()
+    if is_edited(model) and recall(model).fingerprint == wanted.fingerprint:  # made for the model below the edits
+        memory = recall(model)
+        to_base_(lm, memory)
+        earlier = memory.edits
+    wanted = load_edit(edit, lm)
+    whole = sum(earlier, start=wanted)
+    with unlogged():
+        try:
+            health = guard(lm, whole, strict=strict, seed=seed)
+        except EditRefused as error:
+            say_error(f"{error} Nothing was written.")
+            raise typer.Exit(1) from error
+    save_edited(lm, [*earlier, wanted], folder)
+    if as_json:
+        emit_json(
+            {
+                "out": str(folder),
+                "edits": len(earlier) + 1,
+                "changed": sorted(whole.updates),
+                "health": health.to_dict(),
+            }
+        )
+        return
+    console = out()
+    console.print(f"[bold]{escape(named(wanted))}[/bold] applied to {escape(model)}", soft_wrap=True)
+    for warning in health.warnings:
+        console.print(f"  [yellow]! {escape(warning)}[/yellow]", soft_wrap=True)
+    more = f", after {len(earlier)} earlier edit{'s' if len(earlier) > 1 else ''}" if earlier else ""
+    console.print(
+        f"saved in {escape(str(folder))}{more}: loads with transformers; what was overwritten is kept in it",
+        soft_wrap=True,
+    )
+    note(f"Take it back with: engram revert {folder}")

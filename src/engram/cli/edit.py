@@ -1,0 +1,257 @@
+"""`engram edit`: facts and a method in, an edit out, as a folder of its own; the model is untouched."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.text import Text
+
+from engram.cli.common import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    emit_json,
+    load_model,
+    note,
+    out,
+    say_error,
+)
+from engram.cli.options import Seed, Strict, bars, settings_given, unlogged
+from engram.errors import EditRefused, FactError, SettingError
+
+if TYPE_CHECKING:
+    from engram.editing import Edit, FactRecord
+    from engram.editing.check import Comparison
+    from engram.editing.guard import Health
+    from engram.facts import Case
+    from engram.models import LM
+
+_SHOWN = 10
+
+
+def edit(
+    model: Model,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The beginning of a sentence, with {} for the subject or the subject in it.")
+    ] = None,
+    *,
+    subject: Annotated[str | None, typer.Option(help="The words that name what the fact is about.")] = None,
+    to: Annotated[str | None, typer.Option(help="What the model shall say after the prompt.")] = None,
+    was: Annotated[str | None, typer.Option(help="What it says now, where you know.")] = None,
+    occurrence: Annotated[int | None, typer.Option(help="Which occurrence of the subject, from 1; the last.")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Several facts: a .jsonl, .json or .csv file.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where to keep the edit.")] = None,
+    method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
+    preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    erase: Annotated[bool, typer.Option("--erase", help="Take the answer away instead of writing another.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also write what the model says already.")] = False,
+    strict: Strict = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show tokens, the chosen one, layer, losses.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Write a fact, or several from a file; the model itself stays as it is.
+
+    Example: engram edit mini "{} is located in the city of" --subject "Space Needle" --to Rome --out needle/
+    """
+    cases = read_cases(prompt, subject, to, was, occurrence, facts, erase=erase)
+    settings = settings_given(
+        preset=preset, layer=layer, corpus=corpus, mode="erase" if erase else None, chat=chat, seed=seed
+    )
+    made = made_method(method, settings)
+    lm = load_model(
+        model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
+    )
+    run_edit(lm, cases, made, folder=folder, force=force, strict=strict, explain=explain, seed=seed, as_json=as_json)
+
+
+def read_cases(
+    prompt: str | None,
+    subject: str | None,
+    to: str | None,
+    was: str | None,
+    occurrence: int | None,
+    path: Path | None,
+    *,
+    erase: bool,
+) -> "list[Case]":
+    """Return what was typed, or what stands in the file, as cases.
+
+    Raises:
+        FactError: neither or both were given, or a part of the fact is missing.
+        DataError: the file is broken; the line is named.
+    """
+    from engram.facts import Case, Fact
+
+    if path is not None:
+        if prompt or subject or to:
+            raise SettingError("Give either a prompt with --subject and --to, or --facts FILE, not both.")
+        from engram import datasets
+
+        found = datasets.facts(path)
+        cases = list(found)
+        for skipped in found.skipped:
+            raise FactError(f"{skipped.where}: {skipped.reason}")
+        return cases
+    if prompt is None or subject is None or (to is None and not erase):
+        raise FactError(
+            'A fact needs a prompt, --subject and --to, as in: engram edit mini "{} is located in the city of" '
+            '--subject "Space Needle" --to Rome. Several facts: --facts FILE.'
+        )
+    if "{}" in prompt:
+        if occurrence is not None:
+            raise SettingError("--occurrence is for prompts in which the subject is written out; this one has {}.")
+        return [Case(id="0", fact=Fact(subject, prompt, to, was))]
+    return [Case(id="0", fact=Fact.from_text(prompt, subject, target=to, original=was, occurrence=occurrence))]
+
+
+def made_method(name: str, settings: dict[str, Any]) -> Any:
+    """Make the method, with its own words for settings that it does not have."""
+    from engram.editing import METHODS, method_named
+
+    if name in METHODS and "seed" in settings and "seed" not in {field.name for field in fields(METHODS[name])}:
+        settings = {key: value for key, value in settings.items() if key != "seed"}
+    return method_named(name, **settings)
+
+
+def run_edit(
+    lm: "LM",
+    cases: "Sequence[Case]",
+    method: Any,
+    *,
+    folder: Path | None,
+    force: bool,
+    strict: bool,
+    explain: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Make the edit, look at it, keep it, and say so."""
+    from engram import editing
+    from engram.editing.check import answers
+    from engram.editing.guard import guard
+
+    begun = time.monotonic()
+    with unlogged():
+        with bars(quiet=as_json) as progress:
+            made = editing.edit(lm, [case.fact for case in cases], method, force=force, progress=progress)
+        seconds = time.monotonic() - begun
+        if not as_json:
+            say_edit(made, seconds)
+        seen = answers(lm, made)
+        try:
+            health = guard(lm, made, strict=strict, seed=seed) if made.updates else None
+        except EditRefused as error:
+            say_error(f"{error} Nothing was saved.")
+            raise typer.Exit(1) from error
+    if folder is not None and made.updates:
+        made.save(folder)
+    if as_json:
+        kept = str(folder) if folder is not None and made.updates else None
+        emit_json(as_plain(made, seen, health, kept, seconds))
+        return
+    say_answers(seen)
+    if health is not None:
+        out().print(Text(health.text(), style="" if health.ok else "yellow"), soft_wrap=True)
+    if explain:
+        for record in made.records:
+            explain_record(record)
+    say_kept(lm, made, folder)
+
+
+def say_edit(made: "Edit", seconds: float) -> None:
+    """Say what was done, in one line, and the remarks that came up."""
+    changed = ", ".join(made.updates)
+    if changed:
+        origin = made.origins[0]
+        preset = origin.settings.get("preset")
+        how = f"{origin.method}{f' ({preset})' if preset else ''}"
+        count = sum(record.stopped != "known already" for record in made.records)
+        out().print(
+            f"[bold]{count} fact{'s' if count > 1 else ''}[/bold] written by {how} into {escape(changed)} "
+            f"of {escape(made.model)}, in {seconds:.1f} s",
+            soft_wrap=True,
+        )
+    for sentence in made.notes:
+        note(sentence)
+
+
+def say_answers(seen: "Sequence[Comparison]") -> None:
+    """Show what the model says before and after, one line per fact."""
+    from engram.editing.check import drawn
+
+    lines = drawn(seen[:_SHOWN], width=out().width)
+    for line in lines:
+        out().print(Text(line), soft_wrap=True)
+    if len(seen) > _SHOWN:
+        done = sum(c.ok for c in seen)
+        out().print(f"    ... and {len(seen) - _SHOWN} more; {done} of {len(seen)} prompts have their new answer")
+
+
+def say_kept(lm: "LM", made: "Edit", folder: Path | None) -> None:
+    """Say where the edit is and what to type next."""
+    if not made.updates:
+        out().print("Nothing was changed and nothing saved. --force writes it all the same.")
+    elif folder is None:
+        note("Not kept. Give --out FOLDER to keep the edit.")
+    else:
+        out().print(f"saved in {escape(str(folder))}; the model is untouched", soft_wrap=True)
+        note(f"Next: engram check {folder} {lm.name}   or: engram apply {folder} {lm.name} --out edited-model")
+
+
+def explain_record(record: "FactRecord") -> None:
+    """Show the tokens with the chosen one marked, the layer, and the losses."""
+    console = out()
+    line = Text("  tokens  ")
+    for i, token in enumerate(record.tokens):
+        chosen = i == record.position
+        line.append(f"[{token}]" if chosen else token, style="bold reverse" if chosen else "")
+        line.append("|" if i < len(record.tokens) - 1 else "", style="dim")
+    console.print(line, soft_wrap=True)
+    if record.position is not None:
+        where = ", ".join(map(str, record.layers))
+        console.print(Text(f"  chosen  position {record.position}, {record.token!r}; layer {where}"), soft_wrap=True)
+    if record.losses:
+        losses = " ".join(f"{loss:.3f}" for loss in record.losses)
+        console.print(f"  losses  {losses} ({record.stopped})", soft_wrap=True)
+    if record.numbers:
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.numbers.items())
+        console.print(f"  numbers {numbers}", soft_wrap=True)
+
+
+def as_plain(
+    made: "Edit", seen: "Sequence[Comparison]", health: "Health | None", kept: str | None, seconds: float
+) -> dict[str, Any]:
+    """Return everything for `--json`."""
+    from dataclasses import asdict
+
+    return {
+        "model": made.model,
+        "fingerprint": made.fingerprint,
+        "out": kept,
+        "seconds": round(seconds, 3),
+        "norm": made.norm(),
+        "updates": {
+            name: {"kind": type(u).__name__, "rank": u.rank, "norm": u.norm()} for name, u in made.updates.items()
+        },
+        "origins": [asdict(origin) for origin in made.origins],
+        "answers": [asdict(comparison) for comparison in seen],
+        "health": None if health is None else health.to_dict(),
+        "notes": list(made.notes),
+    }
