@@ -1,0 +1,23 @@
+"""Was the change real? CounterFact's and zsRE's protocols, the stricter ones beside them, runs, tables, sweeps."""
+
+from engram.evaluation.evaluate import evaluate
+from engram.evaluation.measuring import LIKELIHOODS, Scoring
+from engram.evaluation.report import Cell, Report, Run
+from engram.evaluation.scores import CaseScores
+from engram.evaluation.scoring import score_case, score_cases
+from engram.evaluation.verdicts import COLUMNS, Column, verdict
+
+__all__ = [
+    "COLUMNS",
+    "LIKELIHOODS",
+    "CaseScores",
+    "Cell",
+    "Column",
+    "Report",
+    "Run",
+    "Scoring",
+    "evaluate",
+    "score_case",
+    "score_cases",
+    "verdict",
+]

@@ -1,0 +1,100 @@
+"""One edit per case: methods by name, `none` among them, with what no fact changes done once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from engram.editing import METHODS, ROME, Edit, Method, edit, method_named
+from engram.editing.contexts import sample_contexts
+from engram.editing.layers import rome_layer
+from engram.editing.rome import PRESETS
+from engram.editing.statistics import statistics_for
+from engram.errors import SettingError, did_you_mean
+from engram.facts import Fact
+from engram.stats import KeyStatistics, Progress
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+NONE = "none"
+"""The method that leaves the model as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unedited:
+    """The method `none`."""
+
+    def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
+        """Return an edit that changes nothing."""
+        return Edit.of(lm, {}, ())
+
+
+def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
+    """Return a method by name ("none" among them) or as given.
+
+    Raises:
+        SettingError: an unknown name or setting, or settings beside a finished method.
+    """
+    if isinstance(method, str):
+        if method == NONE:
+            if settings:
+                raise SettingError(f"The method 'none' has no settings; {', '.join(settings)} was given.")
+            return Unedited()
+        if method not in METHODS:
+            raise SettingError(f"There is no method {method!r}. {did_you_mean(method, [NONE, *METHODS])}")
+        return method_named(method, **settings)
+    if settings:
+        raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
+    return method
+
+
+def described(method: Method) -> dict[str, Any]:
+    """Return a method's name and settings as plain values, for a run's settings."""
+    if isinstance(method, Unedited):
+        return {"name": NONE}
+    names = {kind: name for name, kind in METHODS.items()}
+    name = names.get(type(method), type(method).__name__)
+    if not is_dataclass(method):
+        return {"name": name, "settings": repr(method)}
+    return {"name": name, **{f.name: _plain(getattr(method, f.name)) for f in fields(method)}}
+
+
+def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> Method:
+    """Return the method with all that no fact changes already found: ROME's contexts and key statistics.
+
+    Every worker then uses the same ones, and no edit pays for them.
+    """
+    if not isinstance(method, ROME):
+        return method
+    layer, _ = rome_layer(lm, method.layer)
+    rule = PRESETS[method.preset]
+    contexts = method.contexts or sample_contexts(lm, rule.lengths, seed=method.seed, bare=rule.bare)
+    counted = statistics_for(lm, layer, method.covariance, method.corpus, seed=method.seed, progress=progress)
+    return replace(method, layer=layer, contexts=tuple(contexts), covariance=counted, corpus=None)
+
+
+def edit_of(lm: "LM", fact: Fact, method: Method) -> Edit | None:
+    """Make the edit of one case, also where the model says the target already; `None` for the method `none`."""
+    return None if isinstance(method, Unedited) else edit(lm, fact, method, force=True)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Path():
+            return str(value)
+        case KeyStatistics():
+            return {"corpus": value.corpus, "layers": sorted(value.layers)}
+        case Tensor():
+            return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+        case Mapping():
+            return {str(k): _plain(v) for k, v in value.items()}
+        case Sequence():
+            return [_plain(v) for v in value]
+        case _:
+            return repr(value)

@@ -1,0 +1,246 @@
+"""`evaluate`: every case is edited, scored and undone; results are appended to a run folder and survive anything.
+
+Cases are done in batches of the data set's order. A batch that was not finished is done again as a whole, so that an
+interrupted run and an uninterrupted one see the same batches and give the same table.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engram.datasets import Dataset
+from engram.datasets import load as load_data
+from engram.datasets.dataset import groups
+from engram.editing import Method
+from engram.errors import SettingError, did_you_mean
+from engram.evaluation.editors import Unedited, method_of, prepared
+from engram.evaluation.measuring import Scoring
+from engram.evaluation.records import circumstances, record_of, settings_of
+from engram.evaluation.report import Report, Run
+from engram.evaluation.scores import CaseScores
+from engram.evaluation.sequential import CHECKPOINTS, evaluate_sequentially
+from engram.evaluation.texts import References
+from engram.evaluation.work import CaseWorker, Job, Portable
+from engram.facts import Case
+from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+Data = Dataset | str | Path | Iterable[Case]
+PROTOCOLS = ("sequential", "single")
+
+
+def evaluate(
+    lm: "LM",
+    data: Data,
+    *,
+    method: str | Method = "rome",
+    out: str | Path | None = None,
+    protocol: Literal["single", "sequential"] | str = "single",
+    batch: int = 8,
+    scoring: Scoring | None = None,
+    generate: bool = True,
+    held_out: Sequence[str] = (),
+    tfidf: str | Path | None = None,
+    seed: int = 0,
+    checkpoints: Sequence[int] = CHECKPOINTS,
+    engine: str | Engine = "local",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Edit every case, score it, undo it; or, with the protocol "sequential", leave the edits in the model.
+
+    Args:
+        lm: the model; as before afterwards, bit for bit.
+        data: a `Dataset`, cases, a file, or a data set's name.
+        method: a method's name, "none" for the unedited model, or a method with its settings.
+        out: a folder for the results. A run that was interrupted is continued; the unedited model's scores go beside
+            it (`unedited-...`) and are shared by all runs there. In memory only when not given.
+        protocol: "single" undoes each edit; "sequential" piles them up and scores earlier ones again at checkpoints.
+        batch: cases that are scored together; results do not depend on it.
+        scoring: what is measured, instead of the following four.
+        generate: write texts (GE, RS): most of the time.
+        held_out: texts whose perplexity is measured under every edit.
+        tfidf: folder of the published TF-IDF weights (idf.npy, tfidf_vocab.json) for RS; fitted on the data set's own
+            reference texts when not given.
+        seed: for texts, and for the method where it is given by name and has one.
+        checkpoints: after how many edits earlier ones are scored again (sequential only); the last edit is always one.
+        engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
+        progress: called with (done, total) cases.
+        **settings: the method's settings, when it is given by name.
+
+    Returns:
+        A report of the unedited model and of this run.
+
+    Raises:
+        SettingError: an unknown method, protocol, engine or setting.
+        DataError: a broken data file.
+        RunError: a run folder of other settings, in use, or a full disk.
+    """
+    if protocol not in PROTOCOLS:
+        raise SettingError(f"There is no protocol {protocol!r}. {did_you_mean(protocol, PROTOCOLS)}")
+    if batch < 1:
+        raise SettingError(f"batch={batch}; it must be 1 or more.")
+    dataset = dataset_of(data)
+    chosen = method_of(method, _seeded(method, settings, seed))
+    how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
+    references = _references(dataset, how, tfidf)
+    place = engine_named(engine)
+    more = {"tfidf": None if tfidf is None else str(tfidf)}
+    unedited = settings_of(lm, dataset.everything(), Unedited(), how, "single", **more)
+    with ExitStack() as stack:
+        before = _unedited_store(stack, out, unedited)
+        if protocol == "sequential":
+            if not isinstance(place, Local):
+                raise SettingError("Sequential edits depend on each other, so they need the engine 'local'.")
+            wanted = settings_of(lm, dataset, chosen, how, protocol, checkpoints=list(checkpoints), **more)
+            after = _store(stack, out, wanted)
+            evaluate_sequentially(
+                lm,
+                list(dataset),
+                chosen,
+                how,
+                before=before,
+                after=after,
+                references=references,
+                checkpoints=checkpoints,
+                folder=None if out is None else Path(out),
+                progress=progress,
+            )
+        else:
+            wanted = settings_of(lm, dataset, chosen, how, protocol, **more)
+            after = _store(stack, out, wanted)
+            _single(lm, dataset, chosen, how, before, after, references, batch, place, progress)
+        return _report(dataset, out, unedited, before, wanted, after)
+
+
+def _single(
+    lm: "LM",
+    dataset: Dataset,
+    method: Method,
+    scoring: Scoring,
+    before: Store,
+    after: Store,
+    references: References | None,
+    batch: int,
+    engine: Engine,
+    progress: Progress | None,
+) -> None:
+    batches = list(groups(dataset, batch))
+    total = sum(len(cases) for cases in batches)
+    finished = sum(case.id in after for cases in batches for case in cases)
+    if progress is not None:
+        progress(finished, total)
+    if finished == total:
+        return
+    build = _builder(lm, prepared(lm, method), scoring, engine)
+    for results in engine.run(build, _jobs(batches, before, after)):
+        before.append(record_of(done, references=references, when="before") for done in results if done.before)
+        new = [done for done in results if done.case.id not in after]
+        after.append(record_of(done, references=references) for done in new)
+        finished += len(new)
+        if progress is not None:
+            progress(finished, total)
+
+
+def _jobs(batches: Sequence[tuple[Case, ...]], before: Store, after: Store) -> Iterator[Job]:
+    for cases in batches:
+        if all(case.id in after for case in cases):
+            continue
+        yield Job(cases, known_scores(cases, before))
+
+
+def known_scores(cases: Iterable[Case], before: Store) -> dict[str, CaseScores]:
+    """Return the unedited model's scores of cases, where they are known."""
+    records = {case.id: before.get(case.id) for case in cases}
+    return {
+        name: CaseScores.from_plain(record["scores"])
+        for name, record in records.items()
+        if record is not None and "scores" in record
+    }
+
+
+def _builder(lm: "LM", method: Method, scoring: Scoring, engine: Engine) -> Callable[[], Any]:
+    worker = CaseWorker(lm, method, scoring)
+    if isinstance(engine, Local):
+        return lambda: worker
+    return portable(worker)
+
+
+def portable(worker: CaseWorker) -> Portable:
+    """Return what makes the worker in other processes, the model travelling with it.
+
+    Raises:
+        SettingError: the model is spread over several devices and cannot travel.
+    """
+    lm = worker.lm
+    if getattr(lm.model, "hf_device_map", None):
+        raise SettingError(f"{lm.name} is spread over devices by device_map; workers need a model on one device.")
+    device = lm.device
+    lm.model.to("cpu")
+    return Portable(worker, device.type)
+
+
+def dataset_of(data: Data) -> Dataset:
+    """Return data in any of its forms as a data set."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return load_data(data)
+    cases = list(data)
+    identity = hashlib.sha256("\n".join(map(repr, cases)).encode()).hexdigest()[:16]
+    return Dataset("cases", "counterfact", identity, lambda: cases)
+
+
+def _seeded(method: str | Method, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    from dataclasses import fields
+
+    from engram.editing import METHODS
+
+    takes = isinstance(method, str) and method in METHODS and any(f.name == "seed" for f in fields(METHODS[method]))
+    return {"seed": seed, **settings} if takes else settings
+
+
+def _references(dataset: Dataset, scoring: Scoring, tfidf: str | Path | None) -> References | None:
+    if not scoring.generate:
+        return None
+    if tfidf is not None:
+        return References.published(tfidf)
+    return References.fitted(text for case in dataset.everything() for text in case.references)
+
+
+def _unedited_store(stack: ExitStack, out: str | Path | None, settings: dict[str, Any]) -> Store:
+    if out is None:
+        return MemoryStore()
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    folder = Path(out).parent / f"unedited-{mark}"
+    return stack.enter_context(RunStore(folder, settings, circumstances=circumstances(), shared=True))
+
+
+def _store(stack: ExitStack, out: str | Path | None, settings: dict[str, Any]) -> Store:
+    if out is None:
+        return MemoryStore()
+    return stack.enter_context(RunStore(out, settings, circumstances=circumstances()))
+
+
+def _report(
+    dataset: Dataset,
+    out: str | Path | None,
+    unedited: dict[str, Any],
+    before: Store,
+    wanted: dict[str, Any],
+    after: Store,
+) -> Report:
+    name = wanted["method"]["name"] if out is None else Path(out).name
+    run = Run(name, wanted, after.records(), skipped=len(dataset.skipped))
+    ids = {str(record["id"]) for record in run.records}
+    plain = Run("unedited", unedited, [r for r in before.records() if str(r["id"]) in ids])
+    return Report([run] if wanted["method"]["name"] == "none" else [plain, run])

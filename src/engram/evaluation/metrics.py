@@ -1,0 +1,110 @@
+"""The metrics, as pure functions of numbers and texts (ROME paper §3.4 and appendix D; PROTOCOL §4 and §5).
+
+Scores of prompts are mean token negative log-likelihoods [prompt, (new, true)] in nats. Everything here is a plain
+number between its natural bounds; tables multiply by 100 where the paper does.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from nltk.tokenize import TreebankWordTokenizer
+
+Pairs = Float[np.ndarray, "prompt 2"]
+"""Mean NLL of the new and of the true target after each prompt."""
+
+Z95 = 1.959963984540054
+"""Half width of a 95 % interval in standard errors (normal approximation, as published)."""
+
+
+def success(nll: Pairs) -> float:
+    """Share of prompts after which the new target is likelier than the true one (ES on rewrites, PS on paraphrases)."""
+    return float((nll[:, 1] > nll[:, 0]).mean())
+
+
+def magnitude(nll: Pairs) -> float:
+    """Mean of P(new) - P(true), probabilities per token (EM, PM)."""
+    return float((np.exp(-nll[:, 0]) - np.exp(-nll[:, 1])).mean())
+
+
+def kept(nll: Pairs) -> float:
+    """Share of neighborhood prompts after which the true target is still likelier (NS)."""
+    return float((nll[:, 1] < nll[:, 0]).mean())
+
+
+def kept_magnitude(nll: Pairs) -> float:
+    """Mean of P(true) - P(new) on neighborhood prompts (NM)."""
+    return -magnitude(nll)
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean; 0 where a value is 0 or less (S, from the means of ES, PS and NS)."""
+    if min(values) <= 0:
+        return 0.0
+    return len(values) / sum(1 / value for value in values)
+
+
+def words(text: str) -> list[str]:
+    """Split a text into words as the Penn Treebank does (NLTK's tokenizer, which needs no download)."""
+    return TreebankWordTokenizer().tokenize(text)
+
+
+def ngram_entropy(text: str, n: int) -> float:
+    """Entropy in bits of a text's word n-grams; 0 where it has fewer than two different ones."""
+    tokens = words(text)
+    counts = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+    total = sum(counts.values())
+    return sum(-c / total * math.log2(c / total) for c in counts.values()) if total else 0.0
+
+
+def fluency(texts: Sequence[str]) -> float:
+    """Mean over texts of the weighted two- and three-gram entropy (GE, in bits; low where a text repeats itself)."""
+    return float(np.mean([(2 / 3 * ngram_entropy(t, 2) + 4 / 3 * ngram_entropy(t, 3)) / 2 for t in texts]))
+
+
+def same_share(before: Sequence[int], after: Sequence[int]) -> float:
+    """Share of positions at which two predictions are equal."""
+    return float(np.mean([a == b for a, b in zip(before, after, strict=True)]))
+
+
+def begins_with(text: str, target: str) -> bool:
+    """Say whether a continuation begins with the target as whole words (case and leading white space aside)."""
+    found, wanted = text.strip().casefold(), target.strip().casefold()
+    return found.startswith(wanted) and not found[len(wanted) : len(wanted) + 1].isalnum()
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the half width of its 95 % interval; the width is NaN for a single value."""
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2:
+        return float(array.mean()), math.nan
+    return float(array.mean()), float(Z95 * array.std(ddof=1) / math.sqrt(len(array)))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the median and half the width of its 95 % interval by order statistics."""
+    array = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(array)
+    if n < 2:
+        return float(np.median(array)), math.nan
+    reach = Z95 * math.sqrt(n) / 2
+    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    return float(np.median(array)), float(array[high] - array[low]) / 2
+
+
+def harmonic_interval(columns: Float[np.ndarray, "case column"]) -> tuple[float, float]:
+    """Return the harmonic mean of column means and the half width of its 95 % interval (delta method).
+
+    The columns' covariance over cases counts: ES, PS and NS of one case are not independent.
+    """
+    means = columns.mean(axis=0)
+    score = harmonic_mean([float(m) for m in means])
+    if len(columns) < 2:
+        return score, math.nan
+    if score == 0:
+        return 0.0, 0.0
+    gradient = score**2 / (len(means) * means**2)
+    variance = float(gradient @ np.cov(columns, rowvar=False) @ gradient) / len(columns)
+    return score, Z95 * math.sqrt(max(0.0, variance))
