@@ -4,10 +4,11 @@
     python benchmarks/trace.py --shape small --quick
     python benchmarks/trace.py --shape xl --device cuda --dtype bfloat16
 
-The loop runs one batch of 11 (a clean row and ten noisy ones) with hooks per token and layer, through the whole network
-and the unembedding of every position. `--quick` runs the loop on every fourth layer and scales its time up. Both sides run
-in this process, on the same model, alternating; the differences of their numbers are printed too. GFLOP/s counts work
-that cannot be skipped: the rows and positions that a restoration reaches, and one unembedding per row.
+The loop runs one batch of 11 (a clean row and ten noisy ones) with hooks per token and layer, through the whole
+network and the unembedding of every position. `--quick` runs the loop on every fourth layer and scales its time up.
+Both sides run in this process, on the same model, alternating; the differences of their numbers are printed too.
+GFLOP/s counts work that cannot be skipped: the rows and positions that a restoration reaches, and one unembedding per
+row.
 """
 
 import argparse
@@ -87,7 +88,11 @@ def needed_flops(lm: LM, kind: str, window: int) -> float:
         cell
         for token in range(first, length)
         for layer in range(lm.n_layers)
-        if (cell := effective(settings.cell(settings.sites[0], token, layer, lm.n_layers), n_layers=lm.n_layers, last=length - 1))
+        if (
+            cell := effective(
+                settings.cell(settings.sites[0], token, layer, lm.n_layers), n_layers=lm.n_layers, last=length - 1
+            )
+        )
     }
     limits = Limits(groups=[10**9] * (length + 1), seconds_per_block=0.0, seconds_per_position=1.0)
     climbs = plan_climbs(cells, n_layers=lm.n_layers, length=length, limits=limits)
@@ -181,7 +186,9 @@ def main() -> None:
     for shape in SHAPES if arguments.shape == "all" else [arguments.shape]:
         lm = build(shape, arguments.tokenizer, arguments.device, arguments.dtype)
         peak = matmul_peak(lm)
-        print(f"{lm.name}: {lm.n_layers} layers, d_model {lm.d_model}, {lm.dtype}, {lm.device}, {FACT.text!r}", flush=True)
+        print(
+            f"{lm.name}: {lm.n_layers} layers, d_model {lm.d_model}, {lm.dtype}, {lm.device}, {FACT.text!r}", flush=True
+        )
         for kind, window in (("state", 10), ("mlp", 10), ("attn", 10), ("mlp", 3)):
             if arguments.site in ("all", kind):
                 compare(lm, kind, window, arguments, peak)

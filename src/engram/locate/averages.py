@@ -1,4 +1,4 @@
-"""`trace_many`: effects averaged over the facts that a model knows (AIE and ATE, PROTOCOL §2.4), in runs that survive."""
+"""`trace_many`: effects averaged over facts that a model knows (AIE, ATE: PROTOCOL §2.4), in runs that survive."""
 
 import hashlib
 import json
@@ -167,7 +167,7 @@ class AverageTrace:
         dropped = sum(r["status"] == "unknown" for r in every)
         if not traced:
             raise DataError(
-                f"None of {len(every)} fact(s) could be averaged: {model or 'the model'} does not know {dropped} of them. "
+                f"None of {len(every)} fact(s) could be averaged; {model or 'the model'} does not know {dropped}. "
                 f"Give facts that it answers rightly."
             )
         return cls(

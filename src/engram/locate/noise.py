@@ -123,7 +123,7 @@ def parse_noise(noise: "float | str | Noise | Swap") -> "Noise | Swap":
 
 def noise_from(record: dict[str, Any]) -> "Noise | Swap":
     """Return the settings that `record()` wrote."""
-    given = {**record, "subjects": tuple(record["subjects"])}
+    given: dict[str, Any] = {**record, "subjects": tuple(record["subjects"])}
     if given["kind"] == "swap":
         return Swap(subjects=given["subjects"])
     return Noise(**given)

@@ -73,7 +73,7 @@ def run_clean(lm: "LM", ids: Int[Tensor, "1 pos"], kinds: Iterable[TraceSite]) -
         NumericalError: NaN or infinity in a state; the message names the first such layer.
     """
     states = sites_of(lm, ["state"])
-    wanted = dict.fromkeys([*states, *sites_of(lm, kinds)])
+    wanted = {*states, *sites_of(lm, kinds)}
     with record(lm, wanted) as seen:
         logits = lm.forward(ids, keep=1)[:, -1]
     _require_finite(lm, seen, states, logits, "clean")
@@ -93,7 +93,7 @@ def run_corrupted(lm: "LM", corruption: Corruption, kinds: Iterable[TraceSite], 
         NumericalError: NaN or infinity; the message names the first such layer.
     """
     states = sites_of(lm, ["state"])
-    wanted = dict.fromkeys([*(states if for_resuming else []), *sites_of(lm, kinds)])
+    wanted = {*(states if for_resuming else []), *sites_of(lm, kinds)}
     entry: list[Tensor] = []
 
     def keep(hidden: Tensor) -> Tensor:

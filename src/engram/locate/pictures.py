@@ -45,14 +45,13 @@ def metric_name(trace: "CausalTrace") -> str:
 def draw_trace(trace: "CausalTrace", sites: Sequence[str], path: str | Path | None) -> "Figure":
     """Draw heat maps side by side; the palest colour is the corrupted prompt's value."""
     figure = new_figure(1.2 + 3.8 * len(sites), 1.3 + 0.25 * len(trace.positions))
-    begin, end = trace.subject_range
     for i, site in enumerate(sites):
         values = (trace.corrupted + trace.effect(site)).numpy()
         heat_map(
             figure.add_subplot(1, len(sites), i + 1),
             values,
-            rows=[trace.tokens[t].strip() or repr(trace.tokens[t]) for t in trace.positions],
-            marked=[row for row, t in enumerate(trace.positions) if begin <= t < end],
+            rows=trace.labels,
+            marked=trace.subject_rows,
             title=f"restoring {site_name(site, int(trace.settings['window']))}{_severed(trace)}",
             bar_label=metric_name(trace),
             color_map=MAPS[site],
@@ -71,15 +70,16 @@ def trace_in_terminal(trace: "CausalTrace") -> "Text":
     text = Text()
     for i, token in enumerate(trace.tokens):
         text.append(token, style="bold underline" if begin <= i < end else "")
-    text.append(f" →{trace.answer}\n")
+    text.append(f" →{trace.answer}", style="italic")
+    text.append("\n" if trace.answer == trace.predicted else f" (but the model says{trace.predicted})\n")
     text.append(f"{metric_name(trace)}: clean {trace.clean:.3g}, corrupted {trace.corrupted:.3g} ({trace.noise})\n")
     for site in trace.samples:
         text.append("\n")
         text.append(
             heat_text(
                 trace.effect(site).numpy(),
-                rows=[trace.tokens[t].strip() or repr(trace.tokens[t]) for t in trace.positions],
-                marked=[row for row, t in enumerate(trace.positions) if begin <= t < end],
+                rows=trace.labels,
+                marked=trace.subject_rows,
                 title=f"{site_name(site, int(trace.settings['window']))}{_severed(trace)}: indirect effect",
                 kind=site,
             )

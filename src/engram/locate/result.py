@@ -1,7 +1,6 @@
 """`CausalTrace`: what a trace found, as a value that can be saved, loaded and drawn."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
 from engram.locate.noise import Noise, Swap, noise_from
+from engram.runs.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Effect(Tensor):
     What is computed from it is a plain tensor.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportPrivateUsage, reportAssignmentType]
     standard_error: Float[Tensor, "token layer"]
     """Standard error of each number; NaN when there is only one sample."""
 
@@ -125,9 +125,13 @@ class CausalTrace:
 
     @property
     def labels(self) -> list[str]:
-        """The traced tokens as text; those of the subject end with a star."""
-        begin, end = self.subject_range
-        return [self.tokens[t].strip() + ("*" if begin <= t < end else "") for t in self.positions]
+        """The traced tokens as text, one per row of the grids."""
+        return [self.tokens[t].strip() or repr(self.tokens[t]) for t in self.positions]
+
+    @property
+    def subject_rows(self) -> list[int]:
+        """The rows of the grids that are tokens of the subject."""
+        return [row for row, t in enumerate(self.positions) if self.subject_range[0] <= t < self.subject_range[1]]
 
     # Pictures
 
@@ -148,6 +152,16 @@ class CausalTrace:
 
     # Files
 
+    def record(self) -> dict[str, Any]:
+        """Return everything but the single samples as plain values, for JSON."""
+        return {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "corrupted": self.corrupted,
+            "noise": self.noise.record(),
+            "scores": {site: scores.tolist() for site, scores in self.scores.items()},
+        }
+
     def save(self, folder: str | Path) -> Path:
         """Write `trace.json` and `trace.safetensors` into a folder and return the folder."""
         where = Path(folder)
@@ -156,14 +170,7 @@ class CausalTrace:
         tensors["baseline"] = self.baseline
         save_file(tensors, where / "trace.safetensors.tmp")
         (where / "trace.safetensors.tmp").replace(where / "trace.safetensors")
-        record = {
-            "format": FORMAT,
-            **{name: getattr(self, name) for name in _PLAIN},
-            "corrupted": self.corrupted,
-            "noise": self.noise.record(),
-            "sites": list(self.samples),
-        }
-        write_atomically(where / "trace.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(where / "trace.json", json.dumps(self.record(), ensure_ascii=False) + "\n")
         return where
 
     @classmethod
@@ -178,7 +185,7 @@ class CausalTrace:
             record = cast("dict[str, Any]", json.loads((where / "trace.json").read_text(encoding="utf-8")))
             with safe_open(where / "trace.safetensors", framework="pt") as file:
                 baseline = file.get_tensor("baseline")
-                samples = {site: file.get_tensor(f"samples.{site}") for site in record["sites"]}
+                samples = {site: file.get_tensor(f"samples.{site}") for site in record["scores"]}
             plain = {name: record[name] for name in _PLAIN}
             for name in ("subject_range", "tokens", "positions"):
                 plain[name] = tuple(plain[name])
@@ -202,10 +209,3 @@ _PLAIN = (
     "settings",
     "model",
 )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that at every moment either the old or the new one is there."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -1,4 +1,4 @@
-"""What carries an early state's effect: the same traces with the MLPs, or the attention, severed (ROME paper, figure 3)."""
+"""What carries an early state's effect: traces with the MLPs, or the attention, severed (ROME paper, figure 3)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -31,8 +31,8 @@ def window_bounds(layer: int, *, window: int, n_layers: int, style: WindowStyle 
         layer: the window's place in the grid.
         window: number of layers.
         n_layers: number of layers of the model.
-        style: `code` as the published code has it, l - w//2 ... l + ceil(w/2) - 1; `paper` as its text has it, one layer
-            higher where `window` is even: [l-4, l+5] for ten layers.
+        style: `code` as the published code has it, l - w//2 ... l + ceil(w/2) - 1; `paper` as its text has it, one
+            layer higher where `window` is even: [l-4, l+5] for ten layers.
     """
     below = window // 2 if style == "code" else (window - 1) // 2
     low = layer - below

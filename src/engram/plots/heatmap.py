@@ -41,5 +41,4 @@ def heat_map(
     axes.set_xticks(np.arange(0, values.shape[1], step) + 0.5, [str(i) for i in range(0, values.shape[1], step)])
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel(x_label)
-    if axes.figure is not None:
-        axes.figure.colorbar(mesh, ax=axes, label=bar_label)
+    axes.figure.colorbar(mesh, ax=axes, label=bar_label)
