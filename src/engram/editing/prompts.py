@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MARK = "ENGRAMPROMPT"
 
+TOKENS = ("subject_first", "subject_middle", "subject_last", "last")
+"""Tokens whose key can be looked up; "last" is the prompt's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wrap:
@@ -64,7 +67,7 @@ class Row:
     Args:
         fact: index of the fact it belongs to.
         ids: all tokens but the target's last.
-        lookup: index of the subject's last token.
+        lookup: index of the token whose key is looked up (the subject's last unless asked otherwise).
         targets: the target's token ids; none where the whole next-token distribution is compared.
         text: the prompt without target.
         essence: whether it is the prompt on which the output must stay as it was.
@@ -102,7 +105,16 @@ class Batch:
         return self.ids.shape[1] - int(self.lookup.min())
 
 
-def rows_for(lm: "LM", index: int, fact: Fact, contexts: Sequence[str], wrap: Wrap, *, target: str | None) -> list[Row]:
+def rows_for(
+    lm: "LM",
+    index: int,
+    fact: Fact,
+    contexts: Sequence[str],
+    wrap: Wrap,
+    *,
+    target: str | None,
+    token: str = "subject_last",
+) -> list[Row]:
     """Return one row per context for a fact.
 
     Args:
@@ -112,6 +124,7 @@ def rows_for(lm: "LM", index: int, fact: Fact, contexts: Sequence[str], wrap: Wr
         contexts: templates with one `{}` into which the prompt is put.
         wrap: what a chat template adds.
         target: what is to follow; None for rows that end with the prompt.
+        token: whose key is looked up: one of `TOKENS`.
 
     Raises:
         FactError: the target has no tokens, or the tokenizer drops the subject.
@@ -133,12 +146,18 @@ def rows_for(lm: "LM", index: int, fact: Fact, contexts: Sequence[str], wrap: Wr
         new = 0 if target is None else sum(end > len(prompt.rstrip()) for _, end in encoded.offsets[i])
         if target is not None and not new:
             raise FactError(f"The target {target!r} tokenises to nothing after {prompt!r}. Choose another target.")
-        lookup = encoded.span(i, begin, begin + len(fact.subject))[-1]
+        span = encoded.span(i, begin, begin + len(fact.subject))
+        lookup = len(ids) - new - 1 if token == "last" else span[_place(token, len(span))]
         rows.append(Row(index, ids[: len(ids) - 1] if new else ids, lookup, ids[len(ids) - new :], prompt))
     return rows
 
 
-def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: bool) -> Row:
+def _place(token: str, length: int) -> int:
+    """Return which of a subject's tokens is meant."""
+    return {"subject_first": 0, "subject_middle": (length - 1) // 2, "subject_last": length - 1}[token]
+
+
+def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: bool, token: str = "subject_last") -> Row:
     """Return the row "<subject> is a", on which the model's output must stay (PROTOCOL §3).
 
     Args:
@@ -146,9 +165,10 @@ def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: boo
         index: the fact's index in its batch.
         fact: the fact.
         wrap: what a chat template adds.
-        at_subject: compare after the subject's last token, as the published code does, instead of at the end.
+        at_subject: compare after the looked up token, as the published code does, instead of at the end.
+        token: which token is looked up: one of `TOKENS`.
     """
-    row = rows_for(lm, index, Fact(fact.subject, "{} is a"), ["{}"], wrap, target=None)[0]
+    row = rows_for(lm, index, Fact(fact.subject, "{} is a"), ["{}"], wrap, target=None, token=token)[0]
     ids = row.ids[: row.lookup + 1] if at_subject else row.ids
     return Row(index, ids, row.lookup, [], row.text, essence=True)
 

@@ -19,7 +19,7 @@ from engram.editing.contexts import sample_contexts
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
 from engram.editing.layers import MEDIUM, known, rome_layer
-from engram.editing.prompts import Row, Wrap, chat_wrap, essence_row, padded, require_target, rows_for
+from engram.editing.prompts import TOKENS, Row, Wrap, chat_wrap, essence_row, padded, require_target, rows_for
 from engram.editing.statistics import statistics_for
 from engram.editing.targets import mode_of, without_subject
 from engram.editing.updates import LowRank
@@ -81,6 +81,7 @@ class ROME:
     Args:
         layer: the layer to edit; the published one for known models, else a third of the depth.
         preset: `"rrome"` (the published code with the same key everywhere), `"code"` or `"paper"`.
+        token: at which token to write; the subject's last one unless you want to compare (`engram sweep`).
         contexts: templates with one `{}` put in front of prompts; written by the model itself when not given.
         covariance: key statistics, or the matrix E[k kᵀ] itself; counted (and cached) when not given.
         corpus: text to count them on; see `engram.stats.open_corpus`.
@@ -97,11 +98,12 @@ class ROME:
         plain: run the whole network at every step; for comparison.
 
     Raises:
-        SettingError: an unknown preset or mode, or a number that is not positive.
+        SettingError: an unknown preset or token, or a number that is not positive.
     """
 
     layer: int | None = None
     preset: Literal["code", "paper", "rrome"] | str = "rrome"
+    token: Literal["subject_first", "subject_middle", "subject_last", "last"] | str = "subject_last"
     contexts: Sequence[str] | None = None
     covariance: KeyStatistics | Tensor | None = None
     corpus: Corpus | str | Path | Sequence[str] | None = None
@@ -120,6 +122,8 @@ class ROME:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise SettingError(f"There is no preset {self.preset!r}. {did_you_mean(self.preset, PRESETS)}")
+        if self.token not in TOKENS:
+            raise SettingError(f"There is no token {self.token!r}. {did_you_mean(self.token, TOKENS)}")
         for name in ("steps", "lr", "clamp", "facts_per_batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -173,6 +177,7 @@ class ROME:
         return {
             "preset": self.preset,
             "layer": layer,
+            "token": self.token,
             "chat": self.chat,
             "seed": self.seed,
             **{name: getattr(how, name) for name in ("steps", "lr", "stop", "kl", "decay", "clamp")},
@@ -195,8 +200,8 @@ class ROME:
         essence: list[Row] = []
         soft: dict[int, Tensor] = {}
         for i, (fact, mode) in enumerate(facts):
-            spoken += rows_for(lm, i, fact, contexts, wrap, target=_target(fact, mode))
-            essence.append(essence_row(lm, i, fact, wrap, at_subject=rule.kl_at_subject))
+            spoken += rows_for(lm, i, fact, contexts, wrap, target=_target(fact, mode), token=self.token)
+            essence.append(essence_row(lm, i, fact, wrap, at_subject=rule.kl_at_subject, token=self.token))
             if mode == "erase":
                 soft[i] = without_subject(lm, fact, wrap, seed=self.seed)
         keep = max(1, *(len(row.targets) for row in spoken))
