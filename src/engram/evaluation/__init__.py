@@ -5,19 +5,25 @@ from engram.evaluation.measuring import LIKELIHOODS, Scoring
 from engram.evaluation.report import Cell, Report, Run
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.scoring import score_case, score_cases
+from engram.evaluation.sweep import Advice, Place, Sweep, advise, sweep
 from engram.evaluation.verdicts import COLUMNS, Column, verdict
 
 __all__ = [
     "COLUMNS",
     "LIKELIHOODS",
+    "Advice",
     "CaseScores",
     "Cell",
     "Column",
+    "Place",
     "Report",
     "Run",
     "Scoring",
+    "Sweep",
+    "advise",
     "evaluate",
     "score_case",
     "score_cases",
+    "sweep",
     "verdict",
 ]

@@ -1,0 +1,200 @@
+"""`engram evaluate`: edit every case of a data set, score it, undo it, and keep the results in a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engram.cli.common import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    emit_json,
+    load_model,
+    note,
+    out,
+    progress,
+)
+from engram.cli.options import Seed, settings_given, unlogged
+
+if TYPE_CHECKING:
+    from engram.datasets import Dataset
+    from engram.evaluation import Report
+    from engram.models import LM
+
+Data = Annotated[str, typer.Argument(help="A data file (.json, .jsonl, .csv), or a name such as 'mini'.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many cases.")]
+Sample = Annotated[int | None, typer.Option(help="Only so many cases, drawn at random.")]
+Batch = Annotated[int, typer.Option(help="Cases scored together; results do not depend on it.")]
+SkipUnknown = Annotated[bool, typer.Option("--skip-unknown", help="Leave out facts that the model does not know.")]
+_LISTED = 5
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    *,
+    method: Annotated[str, typer.Option(help="rome, ft, ft-l, or none (the unedited model).")] = "rome",
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder; an interrupted run is continued.")] = None,
+    preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper; ft: teacher or published.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
+    token: Annotated[str | None, typer.Option(help="rome: subject_first, _middle, _last, or last.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    protocol: Annotated[str, typer.Option(help="single: undo each edit; sequential: pile them up.")] = "single",
+    batch: Batch = 8,
+    limit: Limit = None,
+    sample: Sample = None,
+    skip_unknown: SkipUnknown = False,
+    generate: Annotated[bool, typer.Option(help="Write texts for GE and RS: most of the time.")] = True,
+    held_out: Annotated[Path | None, typer.Option(help="Text file, one text a line, for perplexity.")] = None,
+    snippets: Annotated[Path | None, typer.Option(help="CounterFact's attribute_snippets.json, for RS.")] = None,
+    tfidf: Annotated[Path | None, typer.Option(help="Folder of idf.npy and tfidf_vocab.json, for RS.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray (a cluster).")] = "local",
+    address: Annotated[str, typer.Option(help="ray: 'auto', 'local' or ray://host:port.")] = "auto",
+    workers: Annotated[int, typer.Option(help="ray: how many processes, each with the model.")] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs for each of them.")] = 0,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Edit every case, score it before and after, undo it; start the same command again to continue.
+
+    Example: engram evaluate mini mini --method rome --out runs/rome
+    """
+    from engram import evaluation
+
+    settings = settings_given(preset=preset, layer=layer, token=token, corpus=corpus)
+    place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+    lm = load_model(
+        model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
+    )
+    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=snippets)
+
+    def work(update: Callable[[int, int], None]) -> "Report":
+        return evaluation.evaluate(
+            lm,
+            cases,
+            method=method,
+            out=folder,
+            protocol=protocol,
+            batch=batch,
+            generate=generate,
+            held_out=read_texts(held_out),
+            tfidf=tfidf,
+            seed=seed,
+            engine=place,
+            progress=update,
+            **settings,
+        )
+
+    report = resumable(work, what=f"{method} on {cases.name}", folder=folder, quiet=as_json)
+    if as_json:
+        emit_json({**report.plain(), "out": None if folder is None else str(folder)})
+        return
+    show(report)
+    say_left_out(cases, report)
+    if folder is not None:
+        note(f"Kept in {folder}. Next: engram report {folder.parent}/*")
+
+
+def chosen_engine(name: str, **options: Any) -> Any:
+    """Return the engine; its options belong to Ray only."""
+    from engram.runs import engine_named
+
+    return engine_named(name, **(options if name == "ray" else {}))
+
+
+def read_data(
+    lm: "LM", data: str, *, limit: int | None, sample: int | None, seed: int, skip_unknown: bool, snippets: Path | None
+) -> "Dataset":
+    """Read the data set, with what the options say about it."""
+    from engram import datasets
+
+    options: dict[str, Any] = {"limit": limit, "sample": sample, "seed": seed if sample is not None else 0}
+    if skip_unknown:
+        options["skip_unknown"] = lm
+    if snippets is not None:
+        return datasets.counterfact(data, snippets=snippets, **options)
+    return datasets.load(data, **options)
+
+
+def read_texts(path: Path | None) -> tuple[str, ...]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read or is empty.
+    """
+    from engram.errors import DataError
+
+    if path is None:
+        return ()
+    try:
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The text file {path} cannot be read: {error}.") from error
+    if not lines:
+        raise DataError(f"The text file {path} is empty; it needs one text per line.")
+    return lines
+
+
+def resumable(
+    work: "Callable[[Callable[[int, int], None]], Report]", *, what: str, folder: Path | None, quiet: bool
+) -> "Report":
+    """Do the work under a progress bar; Ctrl-C says how to go on, and ends with exit code 130."""
+    try:
+        with unlogged(), progress(what, quiet=quiet) as update:
+            return work(update)
+    except KeyboardInterrupt:
+        if folder is None:
+            note("Interrupted. Nothing was kept: give --out FOLDER to be able to continue.")
+        else:
+            note(f"Interrupted. Finished cases are kept in {folder}; start the same command again to continue.")
+        raise typer.Exit(130) from None
+
+
+def show(report: "Report", columns: list[str] | None = None) -> None:
+    """Draw the table, each column's protocol below it."""
+    from rich.table import Table
+
+    from engram.evaluation import COLUMNS
+
+    keys = columns or report.columns
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("n", justify="right")
+    for run in report.runs:
+        table.add_column(run.name, justify="right")
+    counted = False
+    for key in keys:
+        cells = [run.cell(key) for run in report.runs]
+        sizes = {cell.n for cell in cells if cell is not None}
+        counted = counted or len(sizes) > 1
+        shown = "/".join(map(str, sorted(sizes)))
+        table.add_row(COLUMNS[key].label, shown, *("" if cell is None else str(cell) for cell in cells))
+    out().print(table)
+    note("± is half a 95 % interval. Protocols:")
+    for protocol in dict.fromkeys(COLUMNS[key].protocol for key in keys):
+        labels = ", ".join(COLUMNS[key].label for key in keys if COLUMNS[key].protocol == protocol)
+        note(f"  {labels}: {protocol}")
+
+
+def say_left_out(cases: "Dataset", report: "Report") -> None:
+    """List records that gave no case, and cases that failed."""
+    if cases.skipped:
+        note(f"{len(cases.skipped)} record(s) skipped:")
+        for item in cases.skipped[:_LISTED]:
+            note(f"  {item.where}: {item.reason}")
+    for run in report.runs:
+        if run.failed:
+            note(f"{len(run.failed)} case(s) of {run.name} failed:")
+            for record in run.failed[:_LISTED]:
+                note(f"  {record['id']}: {record['error']}")

@@ -1,0 +1,105 @@
+"""`engram sweep`: where to edit, found by trying layers and tokens, with an adviser that says why."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, note, out, progress
+from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
+from engram.cli.options import Seed, unlogged
+from engram.errors import SettingError
+
+_TRACED = 40
+
+
+def sweep(
+    model: Model,
+    data: Data,
+    *,
+    methods: Annotated[str, typer.Option("--method", help="Methods, as in rome,ft.")] = "rome",
+    layers: Annotated[str | None, typer.Option(help="Layers, as in 0-3,6; all when not given.")] = None,
+    tokens: Annotated[str, typer.Option("--token", help="subject_first, subject_middle, subject_last, last.")] = (
+        "subject_last"
+    ),
+    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="A run folder for every place goes in here.")] = None,
+    batch: Batch = 8,
+    limit: Limit = None,
+    sample: Sample = None,
+    skip_unknown: SkipUnknown = False,
+    trace: Annotated[int, typer.Option(help="How many cases to trace for the adviser; 0 for none.")] = _TRACED,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Edit at every layer and token, and recommend a layer.
+
+    Example: engram sweep mini mini --limit 40 --layers 0-5 --out runs/sweep
+    """
+    from engram import evaluation
+    from engram.evaluation.sweep import write_sweep
+    from engram.locate import trace_many
+
+    lm = load_model(model, device=device, dtype=dtype)
+    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=None)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    settings: dict[str, dict[str, Any]] = {}
+    if "rome" in names:
+        given = {"corpus": corpus, "preset": preset, "seed": seed}
+        settings["rome"] = {key: value for key, value in given.items() if value is not None}
+    with unlogged(), progress("places", quiet=as_json) as update:
+        swept = evaluation.sweep(
+            lm,
+            cases,
+            methods=names,
+            layers=layer_list(layers),
+            tokens=[token.strip() for token in tokens.split(",") if token.strip()],
+            out=folder,
+            settings=settings,
+            batch=batch,
+            seed=seed,
+            progress=lambda _, done, total: update(done, total),
+        )
+    traced = None
+    if trace > 0:
+        with unlogged(), progress("traces", quiet=as_json) as update:
+            traced = trace_many(lm, [case for case, _ in zip(cases, range(trace), strict=False)], progress=update)
+    advice = evaluation.advise(swept, traced, method=names[0])
+    if folder is not None:
+        write_sweep(swept, folder)
+    if as_json:
+        emit_json({"places": swept.plain(), "layer": advice.layer, "score": advice.score, "reasons": advice.reasons})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("place", "S", "ES", "PS", "NS"):
+        table.add_column(column, justify="left" if column == "place" else "right")
+    for place, run in swept.runs.items():
+        table.add_row(place.name, *(str(run.cell(key) or "") for key in ("S", "ES", "PS", "NS")))
+    out().print(table)
+    out().print(f"\n[bold]Recommended: layer {advice.layer}[/bold]")
+    for reason in advice.reasons:
+        out().print(f"  {reason}", soft_wrap=True)
+    if folder is not None:
+        note(f"Kept in {folder}, with sweep.png and sweep.json.")
+
+
+def layer_list(text: str | None) -> list[int] | None:
+    """Return the layers that were typed, as in "0-3,6".
+
+    Raises:
+        SettingError: something else was typed.
+    """
+    if text is None:
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        try:
+            found.update(range(int(first), int(last or first) + 1))
+        except ValueError as error:
+            raise SettingError(f"{text!r} is no list of layers; write it as in 0-3,6.") from error
+    return sorted(found)

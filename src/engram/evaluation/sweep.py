@@ -1,0 +1,272 @@
+"""Where to edit: layers x token positions x methods, each evaluated, and what a trace says beside it."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engram.editing import METHODS, ROME
+from engram.editing.prompts import TOKENS
+from engram.editing.statistics import built_in_corpus
+from engram.errors import SettingError, did_you_mean
+from engram.evaluation.editors import method_of
+from engram.evaluation.evaluate import Data, dataset_of, evaluate
+from engram.evaluation.report import Cell, Run
+from engram.locate import AverageTrace
+from engram.stats import open_corpus, statistics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from engram.models import LM
+
+logger = logging.getLogger(__name__)
+
+SUBJECT_LAST = "subject_last"
+PANELS = {"ES": "Efficacy", "PS": "Generalisation", "NS": "Specificity"}
+_EARLY_SITE = "last subject token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One way to edit.
+
+    Args:
+        method: the method's name.
+        layer: the layer.
+        token: the token that is written at; empty for methods that have no such setting.
+    """
+
+    method: str
+    layer: int
+    token: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder, in an order that sorts."""
+        return "-".join(part for part in (self.method, f"layer{self.layer:02d}", self.token) if part)
+
+    @property
+    def series(self) -> str:
+        """What it belongs to in a figure."""
+        return f"{self.method}, {self.token.replace('_', ' ')}" if self.token else self.method
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Evaluations of many places.
+
+    Args:
+        model: the model's name.
+        n_layers: its number of layers.
+        runs: the run of each place.
+    """
+
+    model: str
+    n_layers: int
+    runs: Mapping[Place, Run]
+
+    def cells(self, key: str) -> dict[Place, Cell]:
+        """Return one column's number for every place that has it."""
+        return {place: cell for place, run in self.runs.items() if (cell := run.cell(key)) is not None}
+
+    def best(self, key: str = "S", *, method: str | None = None) -> Place:
+        """Return the place with the highest number of a column, the lower layer among equals.
+
+        Raises:
+            SettingError: no place has that column.
+        """
+        cells = {p: c for p, c in self.cells(key).items() if method in (None, p.method)}
+        if not cells:
+            raise SettingError(f"No place of this sweep has {key!r}: do the cases have paraphrases and neighborhoods?")
+        return max(cells, key=lambda place: (cells[place].value, -place.layer))
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Return one row per place for JSON."""
+        return [
+            {
+                **asdict(place),
+                "cases": len(run.scored),
+                "failed": len(run.failed),
+                **{key: asdict(cell) for key in run.columns if (cell := run.cell(key)) is not None},
+            }
+            for place, run in self.runs.items()
+        ]
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw efficacy, generalisation and specificity by layer, one line per method and token; save if asked."""
+        from engram.plots import Line, line_plot, new_figure, save_figure
+
+        figure = new_figure(11, 3.4)
+        series = list(dict.fromkeys(place.series for place in self.runs))
+        for axes, (key, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+            cells = self.cells(key)
+            lines: list[Line] = []
+            for name in series:
+                values, half = np.full(self.n_layers, np.nan), np.full(self.n_layers, np.nan)
+                for place, cell in cells.items():
+                    if place.series == name:
+                        values[place.layer], half[place.layer] = cell.value, cell.half_width
+                lines.append(Line(label=name, values=values, half_width=half))
+            line_plot(axes, lines, title=title, y_label=f"{key} (%)")
+            axes.set_ylim(0, 105)
+        axes.legend(fontsize="x-small", frameon=False)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A recommended layer.
+
+    Args:
+        layer: the layer.
+        score: S there, in percent.
+        reasons: why, in sentences.
+    """
+
+    layer: int
+    score: float
+    reasons: tuple[str, ...]
+
+
+def sweep(
+    lm: "LM",
+    data: Data,
+    *,
+    methods: Sequence[str] = ("rome",),
+    layers: Sequence[int] | None = None,
+    tokens: Sequence[str] = (SUBJECT_LAST,),
+    out: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Sweep:
+    """Evaluate editing at every layer and token position.
+
+    Args:
+        lm: the model.
+        data: what `evaluate` takes.
+        methods: names of methods.
+        layers: layers to try; all when not given.
+        tokens: token positions to try, for methods that have a choice: subject_first, subject_middle, subject_last,
+            last.
+        out: a folder that gets one run folder per place; an interrupted sweep goes on where it was.
+        progress: called with what is being done, how many places are done, and how many there are.
+        settings: further settings by method name.
+        **options: what else `evaluate` takes, such as batch, generate or engine.
+
+    Raises:
+        SettingError: an unknown method or token, or a layer that the model does not have.
+    """
+    dataset = dataset_of(data)
+    chosen = list(range(lm.n_layers)) if layers is None else sorted(set(layers))
+    places = list(_places(lm, methods, chosen, tokens))
+    extra = {name: dict((settings or {}).get(name, {})) for name in methods}
+    if "rome" in methods:
+        _count_keys_once(lm, chosen, extra["rome"])
+    runs: dict[Place, Run] = {}
+    for done, place in enumerate(places):
+        if progress is not None:
+            progress(place.name, done, len(places))
+        token = {"token": place.token} if place.token else {}
+        method = method_of(place.method, {**extra[place.method], "layer": place.layer, **token})
+        folder = None if out is None else Path(out) / place.name
+        report = evaluate(lm, dataset, method=method, out=folder, **{"generate": False, **options})
+        runs[place] = report.runs[-1]
+    if progress is not None:
+        progress("done", len(places), len(places))
+    return Sweep(lm.name, lm.n_layers, runs)
+
+
+def _places(lm: "LM", methods: Sequence[str], layers: Sequence[int], tokens: Sequence[str]) -> Sequence[Place]:
+    for layer in layers:
+        if not 0 <= layer < lm.n_layers:
+            raise SettingError(
+                f"There is no layer {layer}: {lm.name} has {lm.n_layers}, counted 0 to {lm.n_layers - 1}."
+            )
+    for token in tokens:
+        if token not in TOKENS:
+            raise SettingError(f"There is no token {token!r}. {did_you_mean(token, TOKENS)}")
+    places: list[Place] = []
+    for method in methods:
+        if method not in METHODS:
+            raise SettingError(f"There is no method {method!r}. {did_you_mean(method, METHODS)}")
+        named = {field.name for field in fields(METHODS[method])}
+        if "layer" not in named:
+            raise SettingError(f"{method!r} has no setting 'layer', so there is nothing to sweep over.")
+        for token in tokens if "token" in named else ("",):
+            places += [Place(method=method, layer=layer, token=token) for layer in layers]
+    return places
+
+
+def _count_keys_once(lm: "LM", layers: Sequence[int], settings: dict[str, Any]) -> None:
+    """Count the keys of all layers in one pass instead of one pass per layer."""
+    if settings.get("covariance") is not None:
+        return
+    corpus = settings.get("corpus")
+    with suppress(SettingError):  # no text at hand: the first edit says so, and how to give one
+        source = built_in_corpus(lm) if corpus is None else open_corpus(corpus)
+        settings["covariance"] = statistics(lm, layers, source, seed=settings.get("seed", ROME.seed))
+
+
+def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "rome") -> Advice:
+    """Recommend a layer to edit, from a sweep and, where there is one, an average trace beside it.
+
+    The sweep decides, because it measures what edits do. Layers whose S is within the best one's 95 % interval are
+    as good as it; among them the one with the largest traced effect at the last subject token is taken.
+
+    Args:
+        swept: a sweep at the subject's last token.
+        trace: causal traces of the same model, averaged.
+        method: whose layers.
+
+    Raises:
+        SettingError: the sweep has no S for that method.
+    """
+    best = swept.best("S", method=method)
+    cells = {p.layer: c for p, c in swept.cells("S").items() if (p.method, p.token) == (best.method, best.token)}
+    top = cells[best.layer]
+    margin = 0.0 if np.isnan(top.half_width) else top.half_width
+    equal = sorted(layer for layer, cell in cells.items() if cell.value >= top.value - margin)
+    reasons = [
+        f"Layer {best.layer} has the highest S of {len(cells)} layers: {top} over {top.n} cases ({best.series})."
+    ]
+    layer = best.layer
+    if len(equal) > 1:
+        reasons.append(f"Layers {', '.join(map(str, equal))} are within its interval, so the sweep cannot part them.")
+    if trace is None:
+        reasons.append("No trace was given; the sweep alone decides.")
+        return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+    site = "mlp" if "mlp" in trace.effects else next(iter(trace.effects))
+    effects = trace.effects[site].get(_EARLY_SITE)
+    if effects is None:
+        reasons.append(f"The trace has no effects at the {_EARLY_SITE}; the sweep alone decides.")
+        return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+    peak = int(np.argmax(effects.mean))
+    layer = max(equal, key=lambda at: (effects.mean[at], -at))
+    reasons.append(
+        f"Traced over {trace.count} facts, the {site} effect at the {_EARLY_SITE} peaks at layer {peak} "
+        f"({effects.mean[peak]:.3f}) and is {effects.mean[layer]:.3f} at layer {layer}."
+    )
+    verdict = (
+        "agree"
+        if peak in equal
+        else "do not point at the same layer: a site that matters is not always the best to edit"
+    )
+    reasons.append(f"Trace and sweep {verdict}; layer {layer} is recommended.")
+    return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+
+
+def write_sweep(swept: Sweep, folder: Path) -> None:
+    """Keep a sweep's table and figure in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"model": swept.model, "layers": swept.n_layers, "places": swept.plain()}, indent=2)
+    (folder / "sweep.json").write_text(text + "\n", encoding="utf-8")
+    swept.plot(folder / "sweep.png")
