@@ -18,55 +18,69 @@ from engram.errors import EngramError
 from engram.facts import Case, Fact
 
 if TYPE_CHECKING:
-    from engram.editing import FT, FTL, ROME, Edit, applied_rows, edit
+    from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
+    from engram.editing import FT, FTL, ROME, Check, Edit, applied_rows, check, edit, guard
+    from engram.evaluation import Report, evaluate
+    from engram.locate import AverageTrace, CausalTrace, trace, trace_many
     from engram.models import LM, Layout, Site, load, patch, record, resume
-    from engram.stats import statistics
+    from engram.stats import KeyStatistics, statistics
 
 __all__ = [
     "FT",
     "FTL",
     "LM",
     "ROME",
+    "AverageTrace",
     "Case",
+    "CausalTrace",
+    "Check",
     "Edit",
     "EngramError",
     "Fact",
+    "KeyStatistics",
     "Layout",
+    "Report",
     "Site",
     "__version__",
     "applied_rows",
+    "check",
+    "datasets",
     "edit",
+    "editing",
+    "evaluate",
+    "evaluation",
+    "guard",
     "load",
+    "locate",
+    "models",
     "patch",
+    "plots",
     "record",
     "resume",
+    "runs",
     "statistics",
+    "stats",
+    "trace",
+    "trace_many",
 ]
 
+_PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "runs", "stats")
 _HOMES = {
-    "Edit": "editing",
-    "FT": "editing",
-    "FTL": "editing",
-    "LM": "models",
-    "ROME": "editing",
-    "Layout": "models",
-    "Site": "models",
-    "applied_rows": "editing",
-    "edit": "editing",
-    "load": "models",
-    "patch": "models",
-    "record": "models",
-    "resume": "models",
-    "statistics": "stats",
+    "editing": ("FT", "FTL", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
+    "evaluation": ("Report", "evaluate"),
+    "locate": ("AverageTrace", "CausalTrace", "trace", "trace_many"),
+    "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),
+    "stats": ("KeyStatistics", "statistics"),
 }
 """Where each lazily imported name lives."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"engram.{_HOMES[name]}"), name)
-    if name in ("datasets", "editing", "evaluation", "locate", "models", "stats"):
+    if name in _PARTS:
         return import_module(f"engram.{name}")
+    for part, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"engram.{part}"), name)
     raise AttributeError(f"module 'engram' has no attribute {name!r}")
 
 

@@ -28,7 +28,8 @@ def demo(
 
     Example: engram demo --out engram-demo
     """
-    from engram.editing import check, edit
+    from engram.editing.check import check
+    from engram.editing.editor import edit
     from engram.facts import Fact
     from engram.locate import trace
 
