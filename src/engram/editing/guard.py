@@ -197,10 +197,9 @@ def _warnings(health: Health, limit: Thresholds) -> list[str]:
             f"(before: {_percent(health.repetition[0])})."
         )
     if health.missed and limit.require_target:
-        more = f" and {len(health.missed) - 1} more" if len(health.missed) > 1 else ""
-        found.append(
-            f"The target did not become the model's answer to {health.missed[0]!r}{more}. Try another layer or method."
-        )
+        first, *others = health.missed
+        more = f" and {len(others)} more" if others else ""
+        found.append(f"The target did not become the model's answer to {first!r}{more}. Try another layer or method.")
     return found
 
 
