@@ -166,6 +166,7 @@ def show(report: "Report", columns: list[str] | None = None) -> None:
     from rich.table import Table
 
     from engram.evaluation import COLUMNS
+    from engram.evaluation.report import protocols
 
     keys = columns or report.columns
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -173,17 +174,14 @@ def show(report: "Report", columns: list[str] | None = None) -> None:
     table.add_column("n", justify="right")
     for run in report.runs:
         table.add_column(run.name, justify="right")
-    counted = False
     for key in keys:
         cells = [run.cell(key) for run in report.runs]
         sizes = {cell.n for cell in cells if cell is not None}
-        counted = counted or len(sizes) > 1
         shown = "/".join(map(str, sorted(sizes)))
         table.add_row(COLUMNS[key].label, shown, *("" if cell is None else str(cell) for cell in cells))
     out().print(table)
     note("± is half a 95 % interval. Protocols:")
-    for protocol in dict.fromkeys(COLUMNS[key].protocol for key in keys):
-        labels = ", ".join(COLUMNS[key].label for key in keys if COLUMNS[key].protocol == protocol)
+    for labels, protocol in protocols(keys):
         note(f"  {labels}: {protocol}")
 
 

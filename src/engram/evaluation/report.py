@@ -265,7 +265,7 @@ class Report:
         lines.append("|---" * (len(keys) + 2) + "|")
         for run, cells in self.rows(keys):
             lines.append("| " + " | ".join([run.name, str(len(run.scored)), *map(_shown, cells.values())]) + " |")
-        lines += ["", *(f"- {COLUMNS[k].label}: {COLUMNS[k].protocol}." for k in keys)]
+        lines += ["", *(f"- {labels}: {protocol}." for labels, protocol in protocols(keys))]
         return "\n".join(lines) + "\n"
 
     def latex(self, columns: Sequence[str] | None = None) -> str:
@@ -277,6 +277,14 @@ class Report:
             shown = [_shown(cell).replace("±", "$\\pm$") for cell in cells.values()]
             lines.append(" & ".join([_tex(run.name), *shown]) + " \\\\")
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def protocols(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Return for every protocol the labels of the columns that follow it, and the protocol."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        labels[COLUMNS[key].protocol].append(COLUMNS[key].label)
+    return [(", ".join(names), protocol) for protocol, names in labels.items()]
 
 
 def _same_base(a: Run, b: Run) -> bool:

@@ -1,0 +1,279 @@
+"""Runs: the same table whatever the batch, the order or the interruptions; failures are recorded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import GOLDEN_MODEL, golden_lm
+
+from editing_fakes import Push
+from engram import datasets
+from engram.errors import RunError, SettingError
+from engram.evaluation import Report, Run, Scoring, evaluate
+from engram.evaluation import work as work_module
+from engram.facts import Case, Fact
+from engram.runs import read_records
+
+LIGHT = Scoring(generate=False, free=False)
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def cases(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))]
+    path = tmp_path_factory.mktemp("golden") / "golden.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return [small(case) for case in datasets.counterfact(path)]
+
+
+def small(case: Case) -> Case:
+    """Fewer prompts, and all kinds of them."""
+    return Case(
+        id=case.id,
+        fact=case.fact,
+        relation=case.relation,
+        paraphrases=case.paraphrases,
+        neighborhood=case.neighborhood[:2],
+        generation=case.generation[:1],
+        references=(f"{case.fact.subject} and {case.fact.target}.",),
+        essence=(f"{case.fact.subject} is well known.",),
+        kept=(Fact(case.fact.subject, case.fact.prompt, None, case.fact.original),),
+        locality=(("The sky is", "blue"),),
+    )
+
+
+def numbers(run: Run) -> dict[str, dict[str, float]]:
+    return {str(record["id"]): dict(record["metrics"]) for record in run.scored}
+
+
+def close(a: Run, b: Run) -> None:
+    first, second = numbers(a), numbers(b)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert values == pytest.approx(second[name], abs=2e-4, rel=2e-4), name
+
+
+def test_the_table_depends_neither_on_the_batch_nor_on_the_order(cases: list[Case]) -> None:
+    lm = golden_lm()
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    scoring = Scoring(max_tokens=20, held_out=("The sky is blue today.",), rows=5)
+    one = evaluate(lm, cases, method=Push(), batch=1, scoring=scoring).runs[-1]
+    many = evaluate(lm, cases[::-1], method=Push(), batch=4, scoring=Scoring(max_tokens=20, held_out=scoring.held_out))
+    close(one, many.runs[-1])
+    wanted = {"S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS", "essence", "efficacy", "paraphrase", "specificity"}
+    assert wanted | {"unchanged", "said", "said_paraphrase", "perplexity", "perplexity_median"} <= set(one.columns)
+    assert all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
+
+
+def test_an_edit_shows_and_the_unedited_model_stands_beside_it(cases: list[Case]) -> None:
+    plain, edited = evaluate(golden_lm(), cases, method=Push(size=30.0), scoring=LIGHT).runs
+    assert (plain.name, len(plain.scored), len(edited.scored)) == ("unedited", len(cases), len(cases))
+    assert numbers(plain) != numbers(edited)
+    assert all(values["unchanged"] == 1 for values in numbers(plain).values())
+    assert any(values["unchanged"] < 1 for values in numbers(edited).values())
+    (none,) = evaluate(golden_lm(), cases, method="none", scoring=LIGHT).runs
+    close(none, plain)
+
+
+class Stop:
+    """A progress function that interrupts after some cases."""
+
+    def __init__(self, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.after, self.error = after, error
+
+    def __call__(self, done: int, total: int) -> None:
+        if done >= self.after:
+            raise self.error
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """All that a results file says, without times."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_records(folder)]
+
+
+@pytest.mark.parametrize("protocol", ["single", "sequential"])
+def test_an_interrupted_run_goes_on_to_the_same_table(tmp_path: Path, cases: list[Case], protocol: str) -> None:
+    lm = golden_lm()
+
+    def run(folder: str, progress: Callable[[int, int], None] | None = None) -> Report:
+        return evaluate(
+            lm,
+            cases,
+            method=Push(),
+            out=tmp_path / folder / "run",
+            protocol=protocol,
+            batch=2,
+            checkpoints=(1, 3),
+            scoring=LIGHT,
+            progress=progress,
+        )
+
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    for after in (1, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run("broken", Stop(after))
+        assert all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
+    with (tmp_path / "broken" / "run" / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "torn')
+    broken, whole = run("broken"), run("whole")
+    assert table(tmp_path / "broken" / "run") == table(tmp_path / "whole" / "run")
+    assert [run.cell("NS") for run in broken.runs] == [run.cell("NS") for run in whole.runs]
+    assert all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
+
+
+def test_a_finished_run_is_only_read(tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(golden_lm(), cases[:2], method=Push(), out=tmp_path / "run", scoring=LIGHT)
+    monkeypatch.setattr(work_module, "score_cases", refuse)
+    again = evaluate(golden_lm(), cases[:2], method=Push(), out=tmp_path / "run", scoring=LIGHT)
+    assert again.plain() == first.plain()
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("scored once more")
+
+
+def test_the_unedited_model_is_scored_once_for_all_methods(
+    tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[int, bool]] = []
+    real = work_module.score_cases
+
+    def counting(lm: Any, some: Any, edits: Any = None, **options: Any) -> Any:
+        scored.append((len(some), edits is None))
+        return real(lm, some, edits, **options)
+
+    monkeypatch.setattr(work_module, "score_cases", counting)
+    for name, size in (("a", 1.0), ("b", 2.0)):
+        evaluate(golden_lm(), cases[:4], method=Push(size=size), out=tmp_path / name, batch=2, scoring=LIGHT)
+    assert sum(count for count, plain in scored if plain) == 4
+    assert sum(count for count, plain in scored if not plain) == 8
+    report = Report.read([path for path in sorted(tmp_path.iterdir()) if path.is_dir()])
+    assert [run.name for run in report.runs] == ["unedited", "a", "b"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path, cases: list[Case]) -> None:
+    evaluate(golden_lm(), cases[:1], method=Push(), out=tmp_path / "run", scoring=LIGHT)
+    with pytest.raises(RunError, match=r"method\.size was 3\.0 and is now 4\.0"):
+        evaluate(golden_lm(), cases[:1], method=Push(size=4.0), out=tmp_path / "run", scoring=LIGHT)
+    with pytest.raises(RunError, match=r"data\.digest"):
+        evaluate(golden_lm(), cases[:2], method=Push(), out=tmp_path / "run", scoring=LIGHT)
+
+
+def test_cases_that_fail_are_recorded_and_the_others_are_not_touched(tmp_path: Path, cases: list[Case]) -> None:
+    lm = golden_lm()
+    bad = Push(poison=(cases[1].fact.subject,), refuse=(cases[2].fact.subject,))
+    too_long = Case(id="long", fact=cases[0].fact, paraphrases=("word " * 2000,))
+    run = evaluate(lm, [*cases[:4], too_long], method=bad, out=tmp_path / "run", batch=5, scoring=LIGHT).runs[-1]
+    errors = {str(record["id"]): str(record["error"]) for record in run.failed}
+    assert errors.keys() == {cases[1].id, cases[2].id, "long"}
+    assert "NaN" in errors[cases[1].id]
+    assert errors[cases[2].id].startswith("NumericalError: step 3")
+    assert "positions" in errors["long"]
+    good = evaluate(lm, [cases[0], cases[3]], method=Push(), scoring=LIGHT).runs[-1]
+    close(Run("run", run.settings, run.scored), good)
+
+
+def test_sequential_edits_are_scored_again_when_others_lie_above_them(tmp_path: Path, cases: list[Case]) -> None:
+    lm = golden_lm()
+    run = evaluate(
+        lm,
+        cases[:4],
+        method=Push(size=20.0),
+        out=tmp_path / "seq",
+        protocol="sequential",
+        checkpoints=(2,),
+        scoring=LIGHT,
+    ).runs[-1]
+    assert {n: len(records) for n, records in run.retention().items()} == {2: 2, 4: 4}
+    steps = [record for record in run.everything if "at" not in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    # By hand: all four updates in the weight at once give what the last checkpoint says.
+    weight = lm.mlp_out(1).weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        for case in cases[:4]:
+            weight += Push(size=20.0)(lm, [case.fact]).delta(lm.mlp_out_name(1))
+        try:
+            by_hand = lm.score(cases[0].fact.text, [str(cases[0].fact.target), str(cases[0].fact.original)])
+        finally:
+            weight.copy_(kept)
+    last = next(record for record in run.records if record["id"] == cases[0].id)
+    np.testing.assert_allclose(last["scores"]["rewrite"], by_hand.numpy(), atol=1e-4)
+    assert last["scores"]["rewrite"] != steps[0]["scores"]["rewrite"]  # later edits changed it
+
+
+def test_a_sequential_edit_that_fails_leaves_the_pile_as_it_was(cases: list[Case]) -> None:
+    lm = golden_lm()
+    bad = Push(poison=(cases[1].fact.subject,))
+    run = evaluate(lm, cases[:3], method=bad, protocol="sequential", checkpoints=(), scoring=LIGHT).runs[-1]
+    assert [r["id"] for r in run.everything if "at" not in r and "error" in r] == [cases[1].id]
+    good = evaluate(lm, [cases[0], cases[2]], method=Push(), protocol="sequential", checkpoints=(), scoring=LIGHT).runs[
+        -1
+    ]
+    after = {str(r["id"]): r["scores"]["rewrite"] for r in run.records if "scores" in r}
+    for record in good.records:
+        np.testing.assert_allclose(after[str(record["id"])], record["scores"]["rewrite"], atol=1e-5)
+
+
+def test_wrong_options_are_refused(cases: list[Case]) -> None:
+    lm = golden_lm()
+    with pytest.raises(SettingError, match="Did you mean 'rome'"):
+        evaluate(lm, cases, method="romee")
+    with pytest.raises(SettingError, match="Did you mean 'single'"):
+        evaluate(lm, cases, method="none", protocol="singel")
+    with pytest.raises(SettingError, match="Did you mean 'ray'"):
+        evaluate(lm, cases, method="none", engine="rai")
+    with pytest.raises(SettingError, match="batch=0"):
+        evaluate(lm, cases, method="none", batch=0)
+    with pytest.raises(SettingError, match="no settings"):
+        evaluate(lm, cases, method="none", layer=3)
+
+
+KILLED = """
+import sys
+from editing_fakes import Push
+from engram import datasets, load
+from engram.evaluation import Scoring, evaluate
+lm = load(sys.argv[1])
+cases = datasets.counterfact(sys.argv[2])
+print("go", flush=True)
+evaluate(lm, cases, method=Push(), out=sys.argv[3], batch=1, scoring=Scoring(generate=False, free=False))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_at_most_the_case_in_flight(tmp_path: Path, golden: Path) -> None:
+    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))]
+    many = [{**record, "case_id": f"{turn}-{record['case_id']}"} for turn in range(20) for record in records]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(many), encoding="utf-8")
+    run = tmp_path / "runs" / "push"
+    command = [sys.executable, "-c", KILLED, str(GOLDEN_MODEL), str(path), str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    results = run / "results.jsonl"
+    while not results.exists() or results.read_bytes().count(b"\n") < 3:
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = read_records(run)
+    assert 3 <= len(kept) < len(many)
+    lm = golden_lm()
+    data = datasets.counterfact(path)
+    evaluate(lm, data, method=Push(), out=run, batch=1, scoring=LIGHT)
+    whole = evaluate(lm, data, method=Push(), out=tmp_path / "whole" / "push", batch=1, scoring=LIGHT)
+    assert [r["id"] for r in read_records(run)] == [r["case_id"] for r in many]
+    close(Run.read(run), whole.runs[-1])
