@@ -52,7 +52,7 @@ def test_bad_noise_is_refused_with_examples(text: Any) -> None:
 def test_sigma_is_the_spread_of_subject_tokens_embeddings() -> None:
     lm = golden_lm()
     ids = [i for subject in ("Kara 3000", "John Holzu") for i in lm.tokenizer(subject)["input_ids"]]
-    wanted = float(lm.embed.weight[ids].std())
+    wanted = float(lm.embed.weight.detach()[ids].std())
     assert subject_sigma(lm, ["Kara 3000", "John Holzu"]) == pytest.approx(wanted, rel=1e-5)
     assert 0.5 * wanted < subject_sigma(lm) < 2 * wanted  # the built-in list
     found = trace(lm, FACT, sites="state", noise=Noise(amount=2, subjects=("Kara 3000", "John Holzu")), samples=2)

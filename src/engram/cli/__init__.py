@@ -14,9 +14,13 @@ from engram.cli.check import check
 from engram.cli.common import say_error
 from engram.cli.demo import demo
 from engram.cli.edit import edit
+from engram.cli.evaluate import evaluate
 from engram.cli.export import export
+from engram.cli.report import report
 from engram.cli.revert import revert
 from engram.cli.stats import stats
+from engram.cli.sweep import sweep
+from engram.cli.trace import trace
 from engram.errors import EngramError
 
 app = typer.Typer(
@@ -29,12 +33,16 @@ app = typer.Typer(
     epilog="Start with [bold]engram demo[/bold]. Every verb has --help with an example. --debug shows tracebacks.",
 )
 app.command()(demo)
+app.command()(trace)
 app.command()(edit)
 app.command()(check)
 app.command()(apply)
 app.command()(revert)
 app.command()(export)
 app.command()(stats)
+app.command()(evaluate)
+app.command()(report)
+app.command()(sweep)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Mean:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
+    def of(cls, values: Sequence[float]) -> "Mean":
         """Average numbers."""
         many = len(values)
         spread = float(np.std(values, ddof=1)) if many > 1 else math.nan
@@ -145,7 +145,7 @@ class AverageTrace:
         }
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "AverageTrace":
         """Average whatever a run folder of `trace_many` holds, finished or not.
 
         Raises:
@@ -156,7 +156,7 @@ class AverageTrace:
         return cls.of(read_records(Path(folder)), run["settings"], model=str(run["circumstances"].get("model", "")))
 
     @classmethod
-    def of(cls, records: Iterable[Record], settings: dict[str, Any], *, model: str) -> Self:
+    def of(cls, records: Iterable[Record], settings: dict[str, Any], *, model: str) -> "AverageTrace":
         """Average records of single facts.
 
         Raises:

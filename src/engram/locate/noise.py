@@ -67,7 +67,7 @@ class Noise:
 
     def record(self) -> dict[str, Any]:
         """Return what a file needs to say about this noise."""
-        return asdict(self)
+        return {**asdict(self), "subjects": list(self.subjects)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Swap:
 
     def record(self) -> dict[str, Any]:
         """Return what a file needs to say about this swap."""
-        return {"kind": "swap", "subjects": self.subjects}
+        return {"kind": "swap", "subjects": list(self.subjects)}
 
 
 def parse_noise(noise: "float | str | Noise | Swap") -> "Noise | Swap":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors
 import torch
@@ -35,7 +35,7 @@ class Effect(Tensor):
     """Standard error of each number; NaN when there is only one sample."""
 
     @classmethod
-    def of(cls, values: Float[Tensor, "token layer sample"]) -> Self:
+    def of(cls, values: Float[Tensor, "token layer sample"]) -> "Effect":
         """Make an effect from one number per sample."""
         effect = values.mean(-1).as_subclass(cls)
         many = values.shape[-1]
@@ -174,7 +174,7 @@ class CausalTrace:
         return where
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "CausalTrace":
         """Read what `save` wrote.
 
         Raises:

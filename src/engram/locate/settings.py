@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from engram.errors import SettingError, did_you_mean
 from engram.locate.metrics import MetricName
@@ -68,7 +68,7 @@ class TraceSettings:
         metric: MetricName = "probability",
         against: str | None = None,
         memory_budget: int | float | str | None = None,
-    ) -> Self:
+    ) -> "TraceSettings":
         """Check options.
 
         Raises:

@@ -257,7 +257,7 @@ def _changing(lm: "LM", site: Site, change: Change) -> Generator[None]:
         """OPT's MLP works on [batch*pos width]: show [batch pos width] and flatten again."""
         if tensor.ndim == 3:
             return change(tensor)
-        return change(tensor.view(*shape, -1)).reshape(tensor.shape)
+        return change(tensor.view(-1, shape[1], tensor.shape[-1])).reshape(tensor.shape)  # rows may have joined since
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (unflattened(args[0]), *args[1:])

@@ -1,5 +1,6 @@
 """What all figures share: colours per site as in the ROME paper, sizes, saving."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         figure.savefig(part, format=where.suffix[1:].lower(), dpi=150)
         part.replace(where)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise SettingError(f"The picture {where} cannot be written: {error.strerror}.") from error
     return where

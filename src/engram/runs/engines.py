@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from engram.errors import RunError, SettingError, did_you_mean
 
@@ -21,6 +21,7 @@ Build = Callable[[], Worker]
 """Makes a worker; called once in every process that works."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What does jobs."""
 

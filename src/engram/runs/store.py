@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +27,7 @@ FORMAT = 1
 Record = Mapping[str, Any]
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where results go: records with an `id`, each kept once."""
 
