@@ -1,0 +1,72 @@
+"""`engram serve`: the page, for a browser on this machine."""
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engram.cli.common import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    emit_json,
+    load_model,
+    note,
+    out,
+)
+from engram.errors import SettingError
+
+
+def serve(
+    model: Model = "mini",
+    *,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="7860 or the next free one when not given.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; only this machine by default.")] = "127.0.0.1",
+    corpus: Annotated[
+        str | None, typer.Option(help="Text for key statistics (a file, or 'hf:NAME'); mini has its own.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Open a page on which facts are located and edited; Ctrl-C ends it.
+
+    Example: engram serve mini --port 7860
+    """
+    try:
+        from engram import web
+    except ImportError as error:
+        raise SettingError(
+            f"The page needs the extra 'web' ({error.name} is missing): pip install 'engram[web]'"
+        ) from error
+    if corpus is not None and not corpus.startswith("hf:") and not Path(corpus).is_file():
+        raise SettingError(f"The corpus {corpus!r} is no file. Give a .txt, .csv or .jsonl file, or 'hf:NAME'.")
+    lm = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    running = web.serve(web.Workbench(lm, corpus=corpus), host=host, port=port)
+    if as_json:
+        emit_json({"url": running.url, "model": lm.name})
+    else:
+        out().print(f"{lm.name} is at {running.url} (Ctrl-C ends it)", soft_wrap=True)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        note(f"Listening on {host}: others on your network can use this page. It has no password.")
+    try:
+        threading.Event().wait()
+    finally:
+        running.stop()

@@ -1,0 +1,147 @@
+"""The page's second step: make it say something else, and see what that did."""
+
+from typing import Any
+
+import gradio as gr
+
+from engram.editing import METHODS
+from engram.errors import EngramError, SettingError, did_you_mean
+from engram.web import texts
+from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, told
+from engram.web.ledger import Ledger
+from engram.web.limits import bounded_lines
+from engram.web.locating import Locating
+from engram.web.subjects import Pick
+from engram.web.workbench import Wish, Workbench
+
+OWN = "own"
+"""The method chooses the layer."""
+
+
+class Editing:
+    """The second step's components and what they do.
+
+    Args:
+        bench: the model.
+        locating: the first step, whose prompt and subject are edited.
+        ledger: the state that keeps the visitor's edits.
+        target: the target to begin with.
+    """
+
+    def __init__(self, bench: Workbench, locating: Locating, ledger: Any, target: str) -> None:
+        self.bench = bench
+        self.ledger = ledger
+        self.locating = locating
+        limits = bench.limits
+        gr.HTML(
+            "<h2>2. Make it say something else</h2><p class='engram-lead'>The edit acts beside the weights, for you "
+            "alone; the model in memory stays as it is.</p>"
+        )
+        self.target = gr.Textbox(
+            target,
+            label="Target",
+            info="What the model shall say after the prompt above.",
+            max_length=limits.phrase_chars,
+            elem_id="engram-target",
+        )
+        with gr.Row():
+            self.method = gr.Dropdown(sorted(METHODS), value="rome", label="Method", elem_id="engram-method")
+            presets = bench.presets("rome")
+            self.preset = gr.Dropdown(list(presets), value=presets[0], label="Preset", elem_id="engram-preset")
+            self.layer = gr.Dropdown(
+                [("the method's own choice", OWN), *((f"layer {i}", str(i)) for i in range(bench.lm.n_layers))],
+                value=OWN,
+                label="Layer",
+                elem_id="engram-layer",
+            )
+        with gr.Accordion("Your own test prompts", open=False):
+            self.paraphrases = gr.Textbox(
+                label="Paraphrases, one per line",
+                info="Other ways to ask for the same fact; their answer shall change too.",
+                lines=2,
+                max_length=limits.lines * limits.prompt_chars,
+            )
+            self.neighborhood = gr.Textbox(
+                label="Neighbors, one per line",
+                info="Prompts about other subjects; their answers shall stay.",
+                lines=2,
+                max_length=limits.lines * limits.prompt_chars,
+            )
+        self.button = gr.Button("Edit", variant="primary", elem_id="engram-edit")
+        self.message = gr.HTML(elem_id="engram-edit-message")
+        self.result = gr.HTML(elem_id="engram-result")
+
+    def wire(self, listing: list[Any], listed: Any) -> None:
+        """Connect the components.
+
+        Args:
+            listing: the third step's components that show the ledger.
+            listed: gives their new values.
+        """
+        self.method.change(
+            guarded(self.offer_presets, self.message), [self.method], [self.preset, self.message], **QUICK
+        )
+        first = self.locating
+        inputs = [first.prompt, first.subject, first.pick, self.target, self.method, self.preset, self.layer]
+        for event in (self.button.click, self.target.submit):
+            event(
+                guarded(self.make, self.message),
+                [*inputs, self.paraphrases, self.neighborhood, self.ledger],
+                [self.message, self.result, self.ledger],
+                show_progress_on=self.result,
+                **WITH_MODEL,
+            ).then(listed, [self.ledger], listing, **QUICK)
+
+    def offer_presets(self, method: str) -> Changes:
+        """Offer a method's presets."""
+        names = self.bench.presets(_known(method))
+        return {self.preset: gr.Dropdown(list(names), value=names[0] if names else None, visible=bool(names))}
+
+    def make(
+        self,
+        prompt: str,
+        subject: str,
+        pick: Pick | None,
+        target: str,
+        method: str,
+        preset: str | None,
+        layer: str,
+        paraphrases: str,
+        neighborhood: str,
+        ledger: Ledger,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+    ) -> Changes:
+        """Make an edit, show what it does, and put it into the ledger."""
+        limits = self.bench.limits
+        wish = Wish(
+            fact=self.locating.fact(prompt, subject, pick, target),
+            method=_known(method),
+            preset=preset or "",
+            layer=None if layer == OWN else _layer(layer),
+            paraphrases=bounded_lines(paraphrases, "paraphrases", limits),
+            neighborhood=bounded_lines(neighborhood, "neighbors", limits),
+        )
+        ledger.require_room(limits)
+        made = self.bench.make(wish, progress=told(bar))
+        if not made.edit.updates:
+            return {self.result: "", self.message: texts.said(" ".join(made.edit.notes))}
+        healthy = None if made.check.health is None else made.check.health.ok
+        grown = ledger.added(made.edit, source="made here", limits=limits, healthy=healthy)
+        return {
+            self.result: texts.before_and_after(made),
+            self.message: texts.said(f"Done. It is edit {grown.made} below, switched on."),
+            self.ledger: grown,
+        }
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise SettingError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
+    return method
+
+
+def _layer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise EngramError(f"The layer is {text!r}, which is no number.") from error

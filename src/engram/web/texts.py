@@ -1,0 +1,189 @@
+"""The page's words as HTML. Everything that came from a visitor, a model or a file goes through `safe`."""
+
+import difflib
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from engram.editing.check import FactCheck, percent
+from engram.web.ledger import Entry
+from engram.web.subjects import Span
+from engram.web.workbench import Made, NextTokens, Tokens, Voice
+
+_TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
+_WORDS = re.compile(r"\s+|\S+")
+_KINDS = {
+    "prompt": "the prompt",
+    "paraphrase": "paraphrases",
+    "neighbor": "neighbors",
+    "other fact": "the subject's other facts",
+}
+_WISHES = {"prompt": "shall change", "paraphrase": "shall change", "neighbor": "shall stay", "other fact": "shall stay"}
+
+
+def safe(text: str) -> str:
+    """Return a text that HTML and Gradio's templates show as it is."""
+    return html.escape(text).translate(_TEMPLATE)
+
+
+def visible(token: str) -> str:
+    """Return a token in which white space can be seen."""
+    return token.replace("\n", "⏎").strip(" ") or "␣"
+
+
+# Messages
+
+
+def said(message: str) -> str:
+    """Return a message that all went well."""
+    return f'<p class="engram-note" role="status">{safe(message)}</p>' if message else ""
+
+
+def refused(message: str) -> str:
+    """Return a message that something was refused, announced by screen readers."""
+    return f'<p class="engram-error" role="alert"><strong>That did not work.</strong> {safe(message)}</p>'
+
+
+# Tokens
+
+
+def token_buttons(tokens: Tokens, subject: Span | None) -> str:
+    """Return a prompt's tokens as buttons; those of the subject are pressed."""
+    buttons: list[str] = []
+    for index, (text, (begin, end)) in enumerate(zip(tokens.texts, tokens.spans, strict=True)):
+        inside = subject is not None and begin < subject[1] and end > subject[0]
+        joined = " engram-joined" if begin and not tokens.prompt[begin - 1].isspace() else ""
+        buttons.append(
+            f'<button type="button" class="engram-token{joined}" data-token="{index}" '
+            f'aria-pressed="{"true" if inside else "false"}">{safe(visible(text))}</button>'
+        )
+    return f'<div class="engram-tokens" role="group" aria-label="Tokens; click the subject">{"".join(buttons)}</div>'
+
+
+# Before and after
+
+
+def next_words(columns: Sequence[tuple[str, NextTokens]]) -> str:
+    """Return the most probable next tokens side by side, with bars."""
+    parts: list[str] = []
+    for title, tokens in columns:
+        rows = "".join(
+            f'<tr><th scope="row">{safe(visible(token))}</th><td class="engram-bar" style="--share:{chance:.4f}">'
+            f"{percent(chance)}</td></tr>"
+            for token, chance in tokens
+        )
+        parts.append(f'<table class="engram-next"><caption>{safe(title)}</caption><tbody>{rows}</tbody></table>')
+    return f'<div class="engram-side">{"".join(parts)}</div>'
+
+
+def differences(before: str, after: str) -> tuple[str, str]:
+    """Return two texts with their differing words marked: struck out and underlined, not by colour alone."""
+    old, new = _WORDS.findall(before), _WORDS.findall(after)
+    left: list[str] = []
+    right: list[str] = []
+    for tag, a, b, c, d in difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
+        gone, come = safe("".join(old[a:b])), safe("".join(new[c:d]))
+        left.append(gone if tag == "equal" or not gone else f"<del>{gone}</del>")
+        right.append(come if tag == "equal" or not come else f"<ins>{come}</ins>")
+    return "".join(left), "".join(right)
+
+
+def health(made: Made) -> str:
+    """Return the health guard's verdict."""
+    verdict = made.check.health
+    if verdict is None:
+        return ""
+    figures = (
+        f"The change has {percent(verdict.largest_norm)} of the weight's norm. Perplexity of held-out text: "
+        f"{verdict.perplexity[0]:.3g} before, {verdict.perplexity[1]:.3g} after. Repeated text: "
+        f"{percent(verdict.repetition[0])} before, {percent(verdict.repetition[1])} after."
+    )
+    warnings = "".join(f"<li>{safe(warning)}</li>" for warning in verdict.warnings)
+    kind, word = ("good", "✓ Healthy") if verdict.ok else ("bad", "⚠ Look twice")
+    return (
+        f'<section class="engram-health engram-{kind}" aria-label="Health guard"><strong>{word}.</strong> {figures}'
+        f"{f'<ul>{warnings}</ul>' if warnings else ''}</section>"
+    )
+
+
+def before_and_after(made: Made) -> str:
+    """Return everything that the check saw, before beside after."""
+    parts = [health(made)]
+    for fact in made.check.facts:
+        parts.append("<h4>The next word</h4>")
+        parts.append(next_words([("before", made.before), ("after", made.after)]))
+        parts.append(_answers(fact))
+        parts.append("<h4>What it writes</h4>")
+        parts.extend(_free_text(text.prompt, text.before, text.after) for text in fact.texts)
+    notes = "".join(f"<li>{safe(note)}</li>" for note in made.edit.notes)
+    parts.append(f"<h4>Notes</h4><ul>{notes}</ul>" if notes else "")
+    return f'<div class="engram-result">{"".join(parts)}</div>'
+
+
+def _answers(fact: FactCheck) -> str:
+    rows: list[str] = []
+    for kind, heading in _KINDS.items():
+        group = [answer for answer in fact.answers if answer.kind == kind]
+        if not group:
+            continue
+        good = sum(answer.ok for answer in group)
+        rows.append(
+            f'<tr class="engram-kind"><th colspan="3" scope="colgroup">{heading}: {good} of {len(group)} as wished '
+            f"({_WISHES[kind]})</th></tr>"
+        )
+        for answer in group:
+            mark = '<span title="as wished">✓</span>' if answer.ok else '<span title="not as wished">✗</span>'
+            rows.append(
+                f'<tr><th scope="row">{mark} {safe(answer.text)}</th>'
+                f"<td>{_said(answer.before.says, answer.before.probability)}</td>"
+                f"<td>{_said(answer.after.says, answer.after.probability)}</td></tr>"
+            )
+    head = '<thead><tr><th scope="col">prompt</th><th scope="col">before</th><th scope="col">after</th></tr></thead>'
+    return f'<h4>What it answers</h4><table class="engram-answers">{head}<tbody>{"".join(rows)}</tbody></table>'
+
+
+def _said(says: str, probability: float) -> str:
+    return f"<strong>{safe(says)}</strong> {percent(probability)}" if says else "(end of text)"
+
+
+def _free_text(prompt: str, before: str, after: str) -> str:
+    old, new = differences(before[len(prompt) :], after[len(prompt) :])
+    opening = safe(prompt)
+    return (
+        f'<div class="engram-side"><p><span class="engram-label">before</span> <em>{opening}</em>{old}</p>'
+        f'<p><span class="engram-label">after</span> <em>{opening}</em>{new}</p></div>'
+    )
+
+
+# The ledger
+
+
+def ledger_table(entries: Iterable[Entry]) -> str:
+    """Return the edits of a visit as a table."""
+    rows = "".join(
+        f'<tr><th scope="row">{safe(entry.label)}</th><td>{"on" if entry.on else "off"}</td>'
+        f"<td>{safe(entry.how)}</td><td>{entry.edit.norm():.3g}</td><td>{_verdict(entry.healthy)}</td>"
+        f"<td>{safe(entry.source)}</td></tr>"
+        for entry in entries
+    )
+    if not rows:
+        return '<p class="engram-note">No edits yet. Make one above, or upload one.</p>'
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("edit", "now", "how", "norm", "health", "from"))
+    table = f'<table class="engram-ledger"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="engram-scroll">{table}</div>'
+
+
+def _verdict(healthy: bool | None) -> str:
+    return {None: "not asked", True: "✓ healthy", False: "⚠ look twice"}[healthy]
+
+
+def voices(prompt: str, spoken: Sequence[Voice]) -> str:
+    """Return what the model says under several edits, side by side; differences are marked against the first voice."""
+    parts: list[str] = []
+    for voice in spoken:
+        _, text = differences(spoken[0].text, voice.text)
+        parts.append(
+            f'<section class="engram-voice"><h4>{safe(voice.name)}</h4>{next_words([("next word", voice.tokens)])}'
+            f"<p><em>{safe(prompt)}</em>{text}</p></section>"
+        )
+    return f'<div class="engram-voices">{"".join(parts)}</div>'

@@ -1,0 +1,281 @@
+"""Everything that the page asks of the model, one visitor at a time.
+
+Edits act as side paths: hooks on modules that all visitors share. So whatever runs the model holds one lock from before
+the hooks are set until after they are gone; nobody's pass can meet somebody else's edit, and no weight ever changes.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import torch
+
+from engram.editing import METHODS, Edit, applied_rows, edit
+from engram.editing.answers import Question, ask, phrase
+from engram.editing.check import Check, check
+from engram.errors import FactError, PromptTooLong, SettingError
+from engram.facts import Fact
+from engram.locate import CausalTrace, trace
+from engram.models.generation import Generation, generate_batch
+from engram.web.limits import Limits, bounded
+from engram.web.subjects import Span, guessed
+from engram.web.suggestion import Suggestion, suggested
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+NextTokens = tuple[tuple[str, float], ...]
+Steps = Callable[[int, int], None]
+"""Called with finished and all steps."""
+Told = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+_TOP = 5
+_NEW_TOKENS = 30
+_SAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A prompt's tokens and the characters each stands for."""
+
+    prompt: str
+    texts: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A trace with the layer that it speaks for.
+
+    Args:
+        trace: the trace.
+        says: what the model says after the prompt, up to the end of the phrase.
+        suggestion: the layer.
+    """
+
+    trace: CausalTrace
+    says: str
+    suggestion: Suggestion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a visitor wants written.
+
+    Args:
+        fact: prompt, subject and target.
+        method: a method's name.
+        preset: one of its presets; its default when empty.
+        layer: where; the method's own choice when not given.
+        paraphrases: own prompts for the same fact.
+        neighborhood: own prompts about other subjects.
+    """
+
+    fact: Fact
+    method: str = "rome"
+    preset: str = ""
+    layer: int | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighborhood: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An edit and what it does: the check, and the most probable next tokens before and after."""
+
+    edit: Edit
+    check: Check
+    before: NextTokens
+    after: NextTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What the model says to a prompt under one edit, or none.
+
+    Args:
+        name: whose voice it is.
+        text: its greedy continuation.
+        says: the beginning of it, up to the end of the phrase.
+        tokens: the most probable next tokens.
+    """
+
+    name: str
+    text: str
+    says: str
+    tokens: NextTokens
+
+
+class Workbench:
+    """A model that many visitors share.
+
+    Args:
+        lm: the model.
+        limits: bounds of what visitors may ask.
+        corpus: text for the key statistics of models that have none of their own; see `engram.stats.open_corpus`.
+    """
+
+    def __init__(self, lm: "LM", *, limits: Limits | None = None, corpus: Any = None) -> None:
+        self.lm = lm
+        self.limits = limits or Limits()
+        self.names = _known_names(lm)
+        self._corpus = corpus
+        self._lock = threading.Lock()
+
+    # Words
+
+    def fact(
+        self,
+        prompt: str,
+        subject: str,
+        *,
+        target: str | None = None,
+        occurrence: int | None = None,
+    ) -> Fact:
+        """Make a fact from what was typed; an empty subject is guessed.
+
+        Raises:
+            FactError: the prompt is empty, or the subject does not stand in it.
+            SettingError: something is too long.
+        """
+        text = bounded(prompt, "prompt", self.limits.prompt_chars)
+        name = bounded(subject, "subject", self.limits.phrase_chars) or guessed(text, self.names)
+        goal = None if target is None else bounded(target, "target", self.limits.phrase_chars)
+        if goal == "":
+            raise FactError("The target is empty. Write what the model shall say after the prompt, such as 'Rome'.")
+        return Fact.from_text(text, name, target=goal, occurrence=occurrence)
+
+    def tokens(self, prompt: str) -> Tokens:
+        """Return a prompt's tokens.
+
+        Raises:
+            PromptTooLong: more tokens than the page traces, or the model has positions.
+            FactError: the prompt has no tokens.
+            SettingError: too many characters.
+        """
+        text = bounded(prompt, "prompt", self.limits.prompt_chars)
+        encoded = self.lm.encode(text)
+        count = encoded.ids.shape[1]
+        if count > self.limits.prompt_tokens:
+            raise PromptTooLong(
+                f"The prompt has {count} tokens; this page traces up to {self.limits.prompt_tokens}. Shorten it."
+            )
+        return Tokens(prompt=text, texts=tuple(self.lm.tokens(encoded.ids[0])), spans=encoded.offsets[0])
+
+    # Where is it?
+
+    def locate(self, fact: Fact, *, window: int, progress: Steps | None = None) -> Located:
+        """Trace a fact at all three sites.
+
+        Raises:
+            PromptTooLong: see `tokens`.
+            SettingError: a window that is not 1 to the number of layers.
+        """
+        self.tokens(fact.text)
+        if not 1 <= window <= self.lm.n_layers:
+            raise SettingError(f"The window has {window} layers; choose 1 to {self.lm.n_layers}.")
+        with self._lock:
+            found = trace(self.lm, fact, window=window, samples=_SAMPLES, progress=progress)
+            says = self._present_answer(fact) or ""
+            return Located(trace=found, says=says, suggestion=suggested(self.lm, found))
+
+    # Make it so
+
+    def presets(self, method: str) -> tuple[str, ...]:
+        """Return the names of a method's presets, its default first."""
+        kind = METHODS.get(method)
+        if kind is None or "preset" not in {field.name for field in fields(kind)}:
+            return ()
+        default = next(field.default for field in fields(kind) if field.name == "preset")
+        names = [name for part in get_args(get_type_hints(kind)["preset"]) for name in get_args(part)]
+        return (default, *(name for name in names if name != default))
+
+    def make(self, wish: Wish, *, progress: Told | None = None) -> Made:
+        """Make an edit and look at it: before and after.
+
+        Raises:
+            EngramError: whatever the method and the check refuse; the sentence says what to do.
+        """
+        self.tokens(wish.fact.text)
+        told = progress or _silent
+        with self._lock:
+            fact = wish.fact
+            if fact.original is None:
+                fact = Fact(fact.subject, fact.prompt, fact.target, self._present_answer(fact))
+            made = edit(self.lm, fact, wish.method, progress=progress, **self._settings(wish))
+            told("looking at the edit", 0, 1)
+            seen = check(
+                self.lm, made, paraphrases=wish.paraphrases, neighborhood=wish.neighborhood, max_new_tokens=_NEW_TOKENS
+            )
+            before = tuple(self.lm.next_tokens(fact.text, k=_TOP))
+            with made.applied(self.lm):
+                after = tuple(self.lm.next_tokens(fact.text, k=_TOP))
+            return Made(edit=made, check=seen, before=before, after=after)
+
+    def _present_answer(self, fact: Fact) -> str | None:
+        return ask(self.lm, [Question(text=fact.text)])[0].says or None
+
+    def _settings(self, wish: Wish) -> dict[str, Any]:
+        known = {field.name for field in fields(METHODS[wish.method])} if wish.method in METHODS else set[str]()
+        settings: dict[str, Any] = {}
+        if wish.preset:
+            settings["preset"] = wish.preset
+        if wish.layer is not None:
+            settings["layer"] = wish.layer
+        if self._corpus is not None and "corpus" in known:
+            settings["corpus"] = self._corpus
+        return settings
+
+    # Side by side
+
+    def compare(self, prompt: str, edits: Mapping[str, Edit | None]) -> tuple[Voice, ...]:
+        """Return what the model says to a prompt under each edit (`None`: unedited), in one batch.
+
+        Raises:
+            FactError: the prompt is empty.
+            PromptTooLong: see `tokens`.
+            EditMismatch: an edit was made for another model.
+        """
+        text = self.tokens(prompt).prompt
+        names = list(edits)
+        rows = [text] * len(names)
+        with self._lock, torch.no_grad(), applied_rows(self.lm, [edits[name] for name in names]):
+            logits = self.lm.forward(self.lm.encode(rows).ids, keep=1)[:, -1].float()
+            self.lm.require_finite(logits, "The output")
+            texts = generate_batch(self.lm, rows, Generation(max_new_tokens=self._room(text)))
+        top = logits.softmax(-1).topk(min(_TOP, logits.shape[-1]))
+        return tuple(
+            Voice(
+                name=name,
+                text=whole[len(text) :],
+                says=phrase(whole[len(text) :]),
+                tokens=tuple(zip(self.lm.tokens(ids), (float(p) for p in chances), strict=True)),
+            )
+            for name, whole, ids, chances in zip(names, texts, top.indices, top.values, strict=True)
+        )
+
+    def _room(self, prompt: str) -> int:
+        """Return how many tokens may follow a prompt."""
+        most = self.lm.max_positions
+        left = _NEW_TOKENS if most is None else most - self.lm.encode(prompt).ids.shape[1]
+        return max(1, min(_NEW_TOKENS, left))
+
+    def require_fit(self, made: Edit) -> None:
+        """Check that an edit belongs to the model, while nobody else uses it."""
+        with self._lock:
+            made.require_fit(self.lm)
+
+
+def _known_names(lm: "LM") -> Sequence[str]:
+    """Return the names that the built-in model was told about."""
+    if lm.name != "mini":
+        return ()
+    from engram.mini.world import load_world
+
+    return tuple(entity.name for entity in load_world().entities)
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""

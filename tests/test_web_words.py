@@ -1,0 +1,227 @@
+"""The page without a browser, I: subjects, bounds, the ledger, words and figures."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edits import golden_lm, random_edit
+from engram.errors import EditError, FactError, SettingError
+from engram.facts import Fact
+from engram.locate import CausalTrace, trace
+from engram.web import texts
+from engram.web.figures import heat_map, in_words, number_table
+from engram.web.ledger import Ledger
+from engram.web.limits import Limits, bounded, bounded_lines
+from engram.web.subjects import guessed, picked, word_around
+from engram.web.suggestion import suggested
+from engram.web.workbench import Tokens
+
+LIMITS = Limits()
+
+
+# Subjects
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("The Space Needle is located in the city of", "Space Needle"),
+        ("What is the capital of France", "France"),
+        ("The Statue of Liberty's sculptor was", "Statue of Liberty"),
+        ("In which city is the Brandenburg Gate", "Brandenburg Gate"),
+        ("the boiling point of water is", "boiling"),
+        ("It is", "It is"),
+        ("", ""),
+    ],
+)
+def test_a_subject_is_guessed(prompt: str, subject: str) -> None:
+    assert guessed(prompt) == subject
+
+
+def test_a_known_name_is_the_first_guess_and_the_longest_wins() -> None:
+    assert guessed("She admired the blue tower of London", ["blue tower", "tower", "ondon"]) == "blue tower"
+
+
+@given(st.text(max_size=80))
+def test_a_guess_stands_in_its_prompt(prompt: str) -> None:
+    assert guessed(prompt) in prompt
+
+
+def test_clicks_choose_a_word_then_extend_it_then_begin_anew() -> None:
+    prompt = "I know that Ann Lee's cat is"
+    first = picked(prompt, (12, 13), None)
+    assert first.subject == "Ann"
+    both = picked(prompt, (16, 17), first)
+    assert both.subject == "Ann Lee"
+    assert picked(prompt, (22, 25), both).subject == "cat"
+    assert picked("Another Ann", (8, 11), first).subject == "Ann"
+
+
+def test_a_picked_subject_is_the_occurrence_that_was_clicked() -> None:
+    assert picked("Ann knows Ann", (0, 3), None).occurrence == 1
+    assert picked("Ann knows Ann", (10, 13), None).occurrence == 2
+
+
+@given(st.text(min_size=1, max_size=40), st.data())
+def test_a_word_around_a_token_touches_it(prompt: str, data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(prompt) - 1))
+    end = data.draw(st.integers(begin + 1, len(prompt)))
+    low, high = word_around(prompt, (begin, end))
+    assert 0 <= low < high <= len(prompt)
+
+
+# Bounds
+
+
+def test_long_and_broken_texts_are_refused_with_a_sentence() -> None:
+    assert bounded("  a b ", "prompt", 5) == "a b"
+    with pytest.raises(SettingError, match="has 6 characters; this page takes up to 5"):
+        bounded("abcdef", "prompt", 5)
+    with pytest.raises(FactError, match="broken character at place 2"):
+        bounded("a\ud800", "prompt", 5)
+    assert bounded_lines("a\n\n b \n", "paraphrases", LIMITS) == ("a", "b")
+    with pytest.raises(SettingError, match="9 paraphrases; this page takes up to 8"):
+        bounded_lines("a\n" * 9, "paraphrases", LIMITS)
+
+
+# The ledger
+
+
+def test_edits_are_numbered_switched_combined_and_removed() -> None:
+    lm = golden_lm()
+    a, b = random_edit(lm, seed=1), random_edit(lm, seed=2)
+    ledger = Ledger().added(a, source="made here", limits=LIMITS).added(b, source="uploaded", limits=LIMITS)
+    assert [entry.number for entry in ledger.active] == [1, 2]
+    name = lm.mlp_out_name(1)
+    total = ledger.total()
+    assert total is not None
+    assert torch.allclose(total.delta(name), a.delta(name) + b.delta(name), atol=1e-5)
+    only = ledger.switched({2})
+    assert only.total() is b
+    one = ledger.combined(LIMITS)
+    assert [entry.number for entry in one.active] == [3]
+    assert one.entries[-1].source == "combined from 1, 2"
+    left = one.without_off()
+    assert [entry.number for entry in left.entries] == [3]
+    again = left.added(a, source="made here", limits=LIMITS)
+    assert again.entries[-1].number == 4  # a number never names two edits
+
+
+def test_a_ledger_has_bounds() -> None:
+    lm = golden_lm()
+    edit = random_edit(lm)
+    few = Limits(edits=1)
+    with pytest.raises(EditError, match="There are 1 edits, the most"):
+        Ledger().added(edit, source="", limits=few).added(edit, source="", limits=few)
+    with pytest.raises(EditError, match="may take up to 0 MiB"):
+        Ledger().added(edit, source="", limits=Limits(ledger_bytes=10))
+    with pytest.raises(EditError, match="at least two"):
+        Ledger().added(edit, source="", limits=LIMITS).combined(LIMITS)
+    assert Ledger().total() is None
+
+
+# Words
+
+
+NASTY = "<img src=x onerror=alert(1)> {{value}} ${1+1} `a` & \\ \"'"
+
+
+@pytest.mark.parametrize("show", [texts.safe, texts.refused, texts.said])
+def test_nothing_that_is_shown_is_markup_or_a_template(show: object) -> None:
+    shown = show(NASTY)  # type: ignore[operator]
+    assert "<img" not in shown
+    assert not {"{", "}", "$", "`", "\\"} & set(shown.replace("&#", ""))
+
+
+def test_tokens_and_edits_are_shown_safely() -> None:
+    tokens = Tokens(prompt=NASTY, texts=(NASTY,), spans=((0, len(NASTY)),))
+    assert "<img" not in texts.token_buttons(tokens, None)
+    edit = random_edit(golden_lm())
+    named = replace(edit, origins=())
+    ledger = Ledger().added(named, source=NASTY, limits=LIMITS)
+    assert "<img" not in texts.ledger_table(ledger.entries)
+
+
+def test_pressed_tokens_are_the_subjects() -> None:
+    tokens = Tokens(prompt="An nie is", texts=("An", " n", "ie", " is"), spans=((0, 2), (3, 4), (4, 6), (7, 9)))
+    shown = texts.token_buttons(tokens, (3, 6))
+    assert [part.split('"')[0] for part in shown.split('aria-pressed="')[1:]] == ["false", "true", "true", "false"]
+
+
+def test_differences_are_marked_word_by_word() -> None:
+    old, new = texts.differences("in the city of Seattle today", "in the city of Rome today")
+    assert old == "in the city of <del>Seattle</del> today"
+    assert new == "in the city of <ins>Rome</ins> today"
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_differences_lose_nothing(before: str, after: str) -> None:
+    old, new = texts.differences(before, after)
+    assert old.replace("<del>", "").replace("</del>", "") == texts.safe(before)
+    assert new.replace("<ins>", "").replace("</ins>", "") == texts.safe(after)
+
+
+# Figures
+
+
+@pytest.fixture(scope="module")
+def traced() -> CausalTrace:
+    lm = golden_lm()
+    return trace(lm, Fact.from_text("John Holzu comes from", "John Holzu"), window=3, samples=4)
+
+
+@pytest.mark.parametrize("site", ["state", "mlp", "attn"])
+def test_the_picture_and_the_table_hold_the_same_numbers(traced: CausalTrace, site: str) -> None:
+    picture = heat_map(traced, site).data[0]
+    table = number_table(traced, site)
+    scores = traced.scores[site]
+    for row in range(scores.shape[0]):
+        for layer in range(scores.shape[1]):
+            assert picture.z[row][layer] == pytest.approx(float(scores[row, layer]), abs=1e-4)
+            assert f'data-row="{row}" data-layer="{layer}">{float(scores[row, layer]):.2f}<' in table
+    assert table.count('tabindex="0"') == 1
+
+
+def test_the_picture_says_token_layer_and_probability(traced: CausalTrace) -> None:
+    picture = heat_map(traced, "mlp").data[0]
+    assert "ohn*" in picture.text[1][2]
+    assert "layer 2" in picture.text[1][2]
+    assert "%{z" in picture.hovertemplate
+
+
+def test_the_sentence_names_the_probabilities(traced: CausalTrace) -> None:
+    words = in_words(traced, "state")
+    assert f"{traced.clean:.3f}" in words
+    assert f"{traced.corrupted:.3f}" in words
+    assert "'Denver'" in words
+
+
+def test_an_unknown_site_is_a_sentence(traced: CausalTrace) -> None:
+    with pytest.raises(SettingError, match="Did you mean 'state'"):
+        heat_map(traced, "stat")
+
+
+def test_the_suggested_layer_is_the_peak_of_the_mlps_at_the_last_subject_token(traced: CausalTrace) -> None:
+    lm = golden_lm()
+    clear = traced.samples["mlp"].clone()
+    clear[traced.subject_range[1] - 1, 5] += 0.5
+    clear[-1, 7] += 0.9  # more, but at another token
+    found = suggested(lm, replace(traced, samples={**traced.samples, "mlp": clear}))
+    assert found.traced
+    assert found.layer == 5
+    assert "last subject token, 'zu'" in found.why
+    assert "ROME would take layer 2" in found.why
+
+
+def test_without_a_clear_effect_the_methods_rule_decides() -> None:
+    lm = tiny("gpt2")  # random weights know no facts
+    prompt = Fact.from_text("John Holzu comes from", "John Holzu")
+    nothing = trace(lm, prompt, window=1, samples=4, noise=1e-6)
+    found = suggested(lm, nothing)
+    assert not found.traced
+    assert found.layer == lm.n_layers // 3
+    assert "a third of the depth" in found.why
