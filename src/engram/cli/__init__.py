@@ -18,6 +18,7 @@ from engram.cli.evaluate import evaluate
 from engram.cli.export import export
 from engram.cli.report import report
 from engram.cli.revert import revert
+from engram.cli.serve import serve
 from engram.cli.stats import stats
 from engram.cli.sweep import sweep
 from engram.cli.trace import trace
@@ -43,6 +44,7 @@ app.command()(stats)
 app.command()(evaluate)
 app.command()(report)
 app.command()(sweep)
+app.command()(serve)
 
 
 @app.callback(invoke_without_command=True)
