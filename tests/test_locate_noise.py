@@ -55,7 +55,7 @@ def test_sigma_is_the_spread_of_subject_tokens_embeddings() -> None:
     wanted = float(lm.embed.weight.detach()[ids].std())
     assert subject_sigma(lm, ["Kara 3000", "John Holzu"]) == pytest.approx(wanted, rel=1e-5)
     assert 0.5 * wanted < subject_sigma(lm) < 2 * wanted  # the built-in list
-    found = trace(lm, FACT, sites="state", noise=Noise(amount=2, subjects=("Kara 3000", "John Holzu")), samples=2)
+    found = trace(lm, FACT, sites="state", noise=Noise(amount=2.0, subjects=("Kara 3000", "John Holzu")), samples=2)
     assert isinstance(found.noise, Noise)
     assert found.noise.amount == pytest.approx(2 * wanted, rel=1e-5)
     assert found.noise.unit == "absolute"

@@ -24,7 +24,7 @@ def shown(thing: object, width: int = 120) -> str:
 
 
 def test_heat_map_has_tokens_downwards_and_marks_the_subject() -> None:
-    figure = new_figure(4, 3)
+    figure = new_figure(4.0, 3.0)
     axes = figure.add_subplot()
     heat_map(axes, VALUES, rows=["The", "Kara", "is"], marked=[1], title="t", bar_label="p")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["The", "Kara*", "is"]
@@ -35,7 +35,7 @@ def test_heat_map_has_tokens_downwards_and_marks_the_subject() -> None:
 
 
 def test_lines_have_bands() -> None:
-    axes = new_figure(4, 3).add_subplot()
+    axes = new_figure(4.0, 3.0).add_subplot()
     line_plot(axes, [Line(label="a", values=VALUES[1], half_width=np.ones(4))])
     np.testing.assert_array_equal(np.asarray(axes.lines[0].get_ydata()), VALUES[1])
     heights = axes.collections[0].get_paths()[0].vertices[:, 1]
@@ -43,7 +43,7 @@ def test_lines_have_bands() -> None:
 
 
 def test_bars_stand_side_by_side() -> None:
-    axes = new_figure(4, 3).add_subplot()
+    axes = new_figure(4.0, 3.0).add_subplot()
     bar_chart(axes, [Bar(label=n, values=VALUES[i], half_width=np.ones(4), color="C0") for i, n in enumerate("ab")])
     boxes = [patch for patch in axes.patches]
     assert [b.get_height() for b in boxes] == [*VALUES[0], *VALUES[1]]

@@ -88,7 +88,7 @@ class Swap:
         return {"kind": "swap", "subjects": list(self.subjects)}
 
 
-def parse_noise(noise: "float | str | Noise | Swap") -> "Noise | Swap":
+def parse_noise(noise: "int | float | str | Noise | Swap") -> "Noise | Swap":
     """Turn what a user types into settings.
 
     A number is an absolute amount. A text is `[replace:][kind:]amount[sigma]`, `covariance`, `swap` or `swap:subject`.

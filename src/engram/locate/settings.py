@@ -23,14 +23,14 @@ class TraceOptions(TypedDict, total=False):
 
     sites: str | Sequence[str]
     window: int
-    window_style: WindowStyle
-    noise: float | str | Noise | Swap
+    window_style: str
+    noise: int | float | str | Noise | Swap
     samples: int
     seed: int
-    draws: Draws
-    tokens: Tokens | int | Sequence[int]
-    severed: Literal["attn", "mlp"] | None
-    metric: MetricName
+    draws: str
+    tokens: str | int | Sequence[int]
+    severed: str | None
+    metric: str
     against: str | None
     memory_budget: int | float | str | None
 
@@ -58,14 +58,14 @@ class TraceSettings:
         *,
         sites: str | Sequence[str] = SITES,
         window: int = WINDOW,
-        window_style: WindowStyle = "code",
-        noise: float | str | Noise | Swap = "3sigma",
+        window_style: str = "code",
+        noise: int | float | str | Noise | Swap = "3sigma",
         samples: int = 10,
         seed: int = 0,
-        draws: Draws = "seeded",
-        tokens: Tokens | int | Sequence[int] = "all",
-        severed: Literal["attn", "mlp"] | None = None,
-        metric: MetricName = "probability",
+        draws: str = "seeded",
+        tokens: str | int | Sequence[int] = "all",
+        severed: str | None = None,
+        metric: str = "probability",
         against: str | None = None,
         memory_budget: int | float | str | None = None,
     ) -> "TraceSettings":
@@ -74,14 +74,6 @@ class TraceSettings:
         Raises:
             SettingError: a value that is not allowed; the message says what is.
         """
-        if severed is not None:
-            _one_of("severed", severed, ("attn", "mlp"))
-        for name, value, kind in (
-            ("window_style", window_style, WindowStyle),
-            ("draws", draws, Draws),
-            ("metric", metric, MetricName),
-        ):
-            _one_of(name, value, get_args(kind))
         for name, number in (("window", window), ("samples", samples)):
             if number < 1:
                 raise SettingError(f"{name}={number}; it must be 1 or more.")
@@ -90,14 +82,14 @@ class TraceSettings:
         return cls(
             sites=_sites(sites, severed),
             window=window,
-            window_style=window_style,
+            window_style=_one_of("window_style", window_style, get_args(WindowStyle)),
             noise=parse_noise(noise),
             samples=samples,
             seed=seed,
-            draws=draws,
+            draws=_one_of("draws", draws, get_args(Draws)),
             tokens=_tokens(tokens),
-            severed=severed,
-            metric=metric,
+            severed=None if severed is None else _one_of("severed", severed, ("attn", "mlp")),
+            metric=_one_of("metric", metric, get_args(MetricName)),
             against=against,
             memory_budget=memory_budget,
         )
@@ -172,9 +164,10 @@ class TraceSettings:
         }
 
 
-def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> Any:
     if value not in allowed:
         raise SettingError(f"{option}={value!r} is not known. {did_you_mean(str(value), allowed)}")
+    return value
 
 
 def _sites(sites: str | Sequence[str], severed: str | None) -> tuple[TraceSite, ...]:
@@ -196,8 +189,7 @@ def _sites(sites: str | Sequence[str], severed: str | None) -> tuple[TraceSite, 
 
 def _tokens(tokens: Any) -> Any:
     if isinstance(tokens, str):
-        _one_of("tokens", tokens, get_args(Tokens))
-        return tokens
+        return _one_of("tokens", tokens, get_args(Tokens))
     numbers = (tokens,) if isinstance(tokens, int) else tuple(tokens)
     if not numbers:
         raise SettingError(f"No tokens were given. Give positions, or one of {', '.join(get_args(Tokens))}.")

@@ -8,7 +8,7 @@ only (DESIGN §4).
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -18,14 +18,14 @@ from engram.errors import FactError
 from engram.locate.climb import Footing, climb_once
 from engram.locate.corruption import Corruption, corrupt
 from engram.locate.memory import limits_of, parse_budget, rows_at_once, samples_at_once
-from engram.locate.metrics import Metric, MetricName
-from engram.locate.noise import Draws, Noise, Swap
+from engram.locate.metrics import Metric
+from engram.locate.noise import Noise, Swap
 from engram.locate.passes import Clean, run_clean, run_corrupted, run_first
 from engram.locate.plain import restore_plainly
 from engram.locate.result import CausalTrace
-from engram.locate.settings import SITES, WINDOW, Tokens, TraceSettings
+from engram.locate.settings import SITES, WINDOW, TraceSettings
 from engram.locate.staircase import effective, plan_climbs
-from engram.locate.windows import Cell, TraceSite, WindowStyle
+from engram.locate.windows import Cell, TraceSite
 from engram.models.scoring import continuation_ids
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def trace(
     *,
     sites: str | Sequence[str] = SITES,
     window: int = WINDOW,
-    window_style: WindowStyle = "code",
-    noise: float | str | Noise | Swap = "3sigma",
+    window_style: str = "code",
+    noise: int | float | str | Noise | Swap = "3sigma",
     samples: int = 10,
     seed: int = 0,
-    draws: Draws = "seeded",
-    tokens: Tokens | int | Sequence[int] = "all",
-    severed: Literal["attn", "mlp"] | None = None,
-    metric: MetricName = "probability",
+    draws: str = "seeded",
+    tokens: str | int | Sequence[int] = "all",
+    severed: str | None = None,
+    metric: str = "probability",
     against: str | None = None,
     memory_budget: int | float | str | None = None,
     progress: Progress | None = None,
@@ -66,19 +66,15 @@ def trace(
         sites: `state` (one hidden state), `mlp` and `attn` (windows of outputs).
         window: number of layers of an MLP or attention window.
         window_style: `code` or `paper`, see `window_bounds`.
-        noise: a number (absolute), `"3sigma"`, `"uniform:0.25"`, `"covariance"`, `"replace:3sigma"`, `"swap"`,
-            `"swap:Other Subject"`, or a `Noise` or `Swap`.
+        noise: a number, `"3sigma"`, `"uniform:0.25"`, `"swap:Other Subject"` ... (`parse_noise`), a `Noise` or `Swap`.
         samples: number of noise samples.
         seed: for the noise.
-        draws: `published` gives the published code's random numbers. In its severed traces the restored runs get
-            other noise than the run whose outputs are held and the baseline; `seeded` never does that.
+        draws: `seeded`, or `published` for the published code's random numbers.
         tokens: which tokens to trace: `all`, `subject`, `subject_last`, `last`, or positions.
-        severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers. That site is then
-            left out of the default `sites`.
+        severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers.
         metric: `probability`, `log_probability` (nats) or `logit_difference`.
         against: second answer of the logit difference; `fact.target` otherwise.
-        memory_budget: bytes (or `"2GiB"`) beyond the model; results do not depend on it. 1 GiB on the CPU, half of the
-            free memory on a GPU when not given.
+        memory_budget: bytes or `"2GiB"` beyond the model; 1 GiB on the CPU, half of what is free on a GPU.
         progress: called after every pass.
 
     Raises:
