@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from nltk.tokenize import TreebankWordTokenizer
 
-Pairs = Float[np.ndarray, "prompt 2"]
-"""Mean NLL of the new and of the true target after each prompt."""
+Pairs = Float[np.ndarray, "_ 2"]
+"""Mean NLL of the new and of the true target after each prompt (no axis name: fields of one case differ in length)."""
 
 Z95 = 1.959963984540054
 """Half width of a 95 % interval in standard errors (normal approximation, as published)."""

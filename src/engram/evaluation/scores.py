@@ -74,7 +74,8 @@ class CaseScores:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "CaseScores":
         """Return scores from what `plain` gave."""
-        return cls(**{k: _pairs(v) if k in PROMPT_FIELDS else v for k, v in values.items()})
+        typed: dict[str, Any] = {k: _pairs(v) if k in PROMPT_FIELDS else v for k, v in values.items()}
+        return cls(**typed)
 
 
 def _pairs(rows: Sequence[Sequence[float | None]]) -> Pairs:

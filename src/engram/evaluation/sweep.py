@@ -104,7 +104,8 @@ class Sweep:
 
         figure = new_figure(11, 3.4)
         series = list(dict.fromkeys(place.series for place in self.runs))
-        for axes, (key, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        panels = figure.subplots(1, len(PANELS))
+        for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
             cells = self.cells(key)
             lines: list[Line] = []
             for name in series:
@@ -115,7 +116,7 @@ class Sweep:
                 lines.append(Line(label=name, values=values, half_width=half))
             line_plot(axes, lines, title=title, y_label=f"{key} (%)")
             axes.set_ylim(0, 105)
-        axes.legend(fontsize="x-small", frameon=False)
+        panels[-1].legend(fontsize="x-small", frameon=False)
         if path is not None:
             save_figure(figure, path)
         return figure
@@ -178,7 +179,8 @@ def sweep(
         token = {"token": place.token} if place.token else {}
         method = method_of(place.method, {**extra[place.method], "layer": place.layer, **token})
         folder = None if out is None else Path(out) / place.name
-        report = evaluate(lm, dataset, method=method, out=folder, **{"generate": False, **options})
+        how: dict[str, Any] = {"generate": False, **options}
+        report = evaluate(lm, dataset, method=method, out=folder, **how)
         runs[place] = report.runs[-1]
     if progress is not None:
         progress("done", len(places), len(places))

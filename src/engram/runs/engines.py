@@ -151,7 +151,6 @@ def _first(jobs: Iterator[Any], count: int) -> list[Any]:
 def _ray() -> Any:
     try:
         import ray
-        import ray.exceptions
     except ImportError as error:
         raise SettingError("The engine 'ray' needs Ray. Type: pip install 'engram[ray]'") from error
     return ray

@@ -104,7 +104,7 @@ class RunStore:
         self._lock = FileLock(self.folder / LOCK)
         self._shared = shared
         if not shared:
-            self._acquire(timeout=0)
+            self._acquire(timeout=0.0)
         try:
             with self._held():
                 self._settle(settings, circumstances or {})
@@ -178,7 +178,7 @@ class RunStore:
                 f"make room and start the same command again to continue."
             ) from error
 
-    def _acquire(self, timeout: float) -> None:
+    def _acquire(self, timeout: float | int) -> None:
         try:
             self._lock.acquire(timeout=timeout)
         except Timeout as error:
