@@ -96,3 +96,8 @@ def test_averages_draw_themselves(tmp_path: Path) -> None:
     assert "2 facts traced" in text
     assert "last subject token*" in text
     assert f"layer {average.peak('state').layer}" in text
+
+
+def test_a_figure_shows_itself_in_a_notebook() -> None:
+    shown = getattr(new_figure(2.0, 1.0), "_repr_png_")  # noqa: B009 (IPython asks for this private name)
+    assert shown().startswith(b"\x89PNG")

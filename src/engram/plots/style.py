@@ -1,6 +1,7 @@
 """What all figures share: colours per site as in the ROME paper, sizes, saving."""
 
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,9 +17,18 @@ MAPS = {"state": "Purples", "mlp": "Greens", "attn": "Reds"}
 SUFFIXES = (".pdf", ".png", ".svg")
 
 
+class Picture(Figure):
+    """A figure that notebooks show when it is the result of a cell, without pyplot and its magic commands."""
+
+    def _repr_png_(self) -> bytes:
+        data = BytesIO()
+        self.savefig(data, format="png", dpi=100)
+        return data.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, sizes in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return Picture(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
