@@ -35,8 +35,8 @@ def demo(
 
     console = Console(quiet=True) if as_json else out()
     lm = load_model("mini")
-    original = lm.next_tokens(PROMPT.format(SUBJECT), k=1)[0][0]
-    fact = Fact(SUBJECT, PROMPT, TARGET, original=_whole_answer(lm))
+    original = _answer(lm, PROMPT.format(SUBJECT))
+    fact = Fact(SUBJECT, PROMPT, TARGET, original=original)
     result: dict[str, Any] = {"fact": fact.text, "target": TARGET}
 
     _say(console, 1, f"{lm.name} knows facts", "A small GPT-2 trained on true facts; it ships with the package.")
@@ -77,9 +77,8 @@ def demo(
         note("Next: engram trace --help, engram edit --help, or the ten lines of Python in README.md.")
 
 
-def _whole_answer(lm: "LM") -> str:
+def _answer(lm: "LM", prompt: str) -> str:
     """Return the object that the model names, which may be several tokens, up to the full stop."""
-    prompt = PROMPT.format(SUBJECT)
     return lm.generate(prompt, max_new_tokens=8)[len(prompt) :].split(".")[0].strip()
 
 
@@ -94,9 +93,7 @@ def _knowledge(lm: "LM") -> Table:
     for column in ("prompt", "says", "probability"):
         table.add_column(column, style="bold" if column == "says" else "")
     for prompt in (PROMPT.format(SUBJECT), *NEIGHBORS):
-        token, probability = lm.next_tokens(prompt, k=1)[0]
-        text = lm.generate(prompt, max_new_tokens=8)[len(prompt) :].split(".")[0].strip()
-        table.add_row(prompt, text or token.strip(), f"{probability:.1%}")
+        table.add_row(prompt, _answer(lm, prompt), f"{lm.next_tokens(prompt, k=1)[0][1]:.1%}")
     return table
 
 
@@ -121,13 +118,11 @@ def _saved_and_taken_back(console: Console, lm: "LM", edit: "Edit", folder: Path
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     edit.apply_(lm)
     changed = [name for name, p in lm.model.named_parameters() if not torch.equal(p, before[name])]
-    says = lm.next_tokens(prompt, k=1)[0][0].strip()
+    says = _answer(lm, prompt)
     edit.revert_(lm)
     exact = all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
     console.print(f"written into the weights ({', '.join(changed)}): it says {says!r}")
-    console.print(
-        f"taken back: it says {lm.next_tokens(prompt, k=1)[0][0].strip()!r}, " + _verdict(exact, "bit-identical")
-    )
+    console.print(f"taken back: it says {_answer(lm, prompt)!r}, " + _verdict(exact, "bit-identical"))
     return {"edit": str(folder), "same_after_loading": same, "bit_identical_after_revert": exact}
 
 
