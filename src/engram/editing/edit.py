@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -104,7 +104,7 @@ class Edit:
         return f"Edit({size} of {self.model!r}, norm {self.norm():.4g})"
 
     @classmethod
-    def of(cls, lm: "LM", updates: Mapping[str, Update], origins: tuple[Origin, ...]) -> Self:
+    def of(cls, lm: "LM", updates: Mapping[str, Update], origins: tuple[Origin, ...]) -> "Edit":
         """Make an edit that belongs to a model."""
         return cls(
             updates=updates,
@@ -198,10 +198,10 @@ class Edit:
             updates[name] = combined(updates[name], update) if name in updates else update
         return replace(self, updates=updates, origins=self.origins + other.origins)
 
-    def __mul__(self, factor: float) -> "Edit":
-        origins = tuple(replace(origin, factor=origin.factor * factor) for origin in self.origins)
+    def __mul__(self, factor: float | int) -> "Edit":
+        origins = tuple(replace(origin, factor=float(origin.factor * factor)) for origin in self.origins)
         return replace(
-            self, updates={name: update.scaled(factor) for name, update in self.updates.items()}, origins=origins
+            self, updates={name: update.scaled(float(factor)) for name, update in self.updates.items()}, origins=origins
         )
 
     __rmul__ = __mul__
@@ -259,7 +259,7 @@ class Edit:
         return save(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, lm: "LM | None" = None) -> Self:
+    def load(cls, folder: str | Path, lm: "LM | None" = None) -> "Edit":
         """Read an edit back; nothing is executed (JSON and safetensors only).
 
         Args:

@@ -20,14 +20,14 @@ class LowRank:
 
     Args:
         left: one column per rank, as long as the weight has rows.
-        right: one column per rank, as long as the weight has columns.
+        right: one column per rank (the same number; checked), as long as the weight has columns.
 
     Raises:
         EditError: the factors have different ranks.
     """
 
     left: Float[Tensor, "rows rank"]
-    right: Float[Tensor, "cols rank"]
+    right: Float[Tensor, "cols same_rank"]
 
     def __post_init__(self) -> None:
         if self.left.shape[1] != self.right.shape[1]:

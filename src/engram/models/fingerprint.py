@@ -32,7 +32,16 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
             full = f"{module_name}.{name}" if module_name else name
             if parameter.device.type == "meta":
                 weights[full] = stored[name]
+    for name in _tied(model):  # offloading gives a weight that is used twice two names
+        weights.pop(name, None)
     return weights
+
+
+def _tied(model: nn.Module) -> list[str]:
+    config = getattr(model, "config", None)
+    return (
+        list(getattr(model, "_tied_weights_keys", None) or []) if getattr(config, "tie_word_embeddings", False) else []
+    )
 
 
 def _sample(tensor: Tensor) -> Tensor:

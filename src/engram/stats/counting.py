@@ -8,6 +8,7 @@ checkpoint is written). Results do not depend on the batches beyond rounding.
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,8 @@ def statistics(
         for layer, moment in new.items():
             facts = {"tokens": moment.tokens, "change": moment.change}
             write(file_for(folder, f"layer-{layer}", keys[layer]), keys[layer], {"moment": moment.moment}, facts)
-        checkpoint.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            checkpoint.path.unlink(missing_ok=True)
         found.update(new)
     return KeyStatistics(found, lm.fingerprint, f"{source.name} ({source.digest})")
 
@@ -298,7 +300,8 @@ def _converged(count: _Count, tolerance: float) -> bool:
         solved = torch.cholesky_solve(count.probes[layer].to(factor).T, factor).T
         new = solved / solved.norm(dim=1, keepdim=True)
         if layer in count.directions:
-            count.change[layer] = float((1 - (new * count.directions[layer]).sum(1)).mean())
+            old = count.directions[layer]  # of the probes that there were
+            count.change[layer] = float((1 - (new[: len(old)] * old).sum(1)).mean())
         count.directions[layer] = new
     changes = [count.change.get(layer, float("inf")) for layer in count.moments]
     logger.info("after %d tokens update directions changed by %s", count.tokens, changes)
