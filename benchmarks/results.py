@@ -138,7 +138,8 @@ def written(
 
 Written by `python benchmarks/results.py` from the runs of version {engram.__version__} on `{lm.name}`
 ({lm.n_layers} layers, d_model {lm.d_model}, fingerprint {lm.fingerprint}). Numbers are percentages ± half a 95 %
-interval unless a column says otherwise. Settings were chosen on the first {tuning} records; all tables are over other records.
+interval unless a column says otherwise. Settings were chosen on the first {tuning} records; all tables are over other
+records.
 
 ## The main result
 

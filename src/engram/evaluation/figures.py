@@ -56,7 +56,7 @@ def retention(run: Run, path: str | Path | None = None) -> "Figure":
     points = run.retention()
     if not points:
         raise RunError(f"{run.name!r} has no checkpoints: retention curves need `--protocol sequential`.")
-    figure = new_figure(5, 3.4)
+    figure = new_figure(5.0, 3.4)
     axes = figure.subplots()
     lines: list[Line] = []
     for key in PERCENTAGES:

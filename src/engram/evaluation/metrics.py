@@ -75,7 +75,7 @@ def begins_with(text: str, target: str) -> bool:
     return found.startswith(wanted) and not found[len(wanted) : len(wanted) + 1].isalnum()
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_interval(values: Sequence[float | int]) -> tuple[float, float]:
     """Return the mean and the half width of its 95 % interval; the width is NaN for a single value."""
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
@@ -83,7 +83,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(array.mean()), float(Z95 * array.std(ddof=1) / math.sqrt(len(array)))
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
+def median_interval(values: Sequence[float | int]) -> tuple[float, float]:
     """Return the median and half the width of its 95 % interval by order statistics."""
     array = np.sort(np.asarray(values, dtype=np.float64))
     n = len(array)

@@ -140,7 +140,8 @@ def _case_value(record: Record, key: str) -> float | None:
     if key == "S":
         parts = [record["metrics"].get(k) for k in HARMONIC]
         return None if None in parts else float(sum(parts))
-    return record["metrics"].get(key)
+    value = record["metrics"].get(key)
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Sweep:
         """Draw efficacy, generalisation and specificity by layer, one line per method and token; save if asked."""
         from engram.plots import Line, line_plot, new_figure, save_figure
 
-        figure = new_figure(11, 3.4)
+        figure = new_figure(11.0, 3.4)
         series = list(dict.fromkeys(place.series for place in self.runs))
         panels = figure.subplots(1, len(PANELS))
         for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
