@@ -12,10 +12,13 @@ row.
 """
 
 import argparse
+import ctypes
+import gc
 import resource
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -127,6 +130,11 @@ def peak_extra(lm: LM, call: Callable[[], torch.Tensor]) -> int:
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(
+            0
+        )  # give back what earlier calls left, or it would hide what this one needs
     page, statm = resource.getpagesize(), Path("/proc/self/statm")
     resident: Callable[[], int] = lambda: int(statm.read_text().split()[1]) * page  # noqa: E731
     before, seen, done = resident(), [0], threading.Event()
