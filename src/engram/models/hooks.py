@@ -182,7 +182,8 @@ def on_projection(lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor
         inputs: Tensor = args[0]
         if output.ndim == 3:
             return change(inputs, output)
-        return change(inputs.view(rows[0], -1, inputs.shape[-1]), output.view(rows[0], -1, output.shape[-1])).view_as(output)
+        seen, made = (x.view(rows[0], -1, x.shape[-1]) for x in (inputs, output))
+        return change(seen, made).view_as(output)
 
     head = f"{lm.layout.blocks}."
     with ExitStack() as stack:
