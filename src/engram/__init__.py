@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
     from engram.editing import FT, FTL, ROME, Check, Edit, applied_rows, check, edit, guard
     from engram.evaluation import Report, evaluate
-    from engram.locate import AverageTrace, CausalTrace, trace, trace_many
+    from engram.locate import AverageTrace, CausalTrace, Noise, Swap, compare_severed, trace, trace_many
     from engram.models import LM, Layout, Site, load, patch, record, resume
     from engram.stats import KeyStatistics, statistics
 
@@ -39,11 +39,14 @@ __all__ = [
     "Fact",
     "KeyStatistics",
     "Layout",
+    "Noise",
     "Report",
     "Site",
+    "Swap",
     "__version__",
     "applied_rows",
     "check",
+    "compare_severed",
     "datasets",
     "edit",
     "editing",
@@ -68,7 +71,7 @@ _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "run
 _HOMES = {
     "editing": ("FT", "FTL", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
     "evaluation": ("Report", "evaluate"),
-    "locate": ("AverageTrace", "CausalTrace", "trace", "trace_many"),
+    "locate": ("AverageTrace", "CausalTrace", "Noise", "Swap", "compare_severed", "trace", "trace_many"),
     "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),
     "stats": ("KeyStatistics", "statistics"),
 }
