@@ -44,7 +44,7 @@ class Collecting:
                 "Upload an Engram folder (zip)", file_types=[".zip"], type="binary", size="sm", elem_id="engram-upload"
             )
         self.file = gr.DownloadButton("Save the file", visible="hidden", elem_id="engram-file")
-        self.message = gr.HTML(elem_id="engram-ledger-message")
+        self.message = gr.HTML(elem_id="engram-ledger-message", elem_classes="engram-area")
         with gr.Row():
             self.prompt = gr.Textbox(
                 prompt,
@@ -54,7 +54,7 @@ class Collecting:
                 elem_id="engram-try",
             )
             self.compare = gr.Button("Compare", variant="primary", scale=1, elem_id="engram-compare")
-        self.voices = gr.HTML(elem_id="engram-voices")
+        self.voices = gr.HTML(elem_id="engram-voices", elem_classes="engram-area")
 
     @property
     def listing(self) -> list[Any]:
@@ -93,6 +93,7 @@ class Collecting:
                 guarded(self.ask, self.message),
                 [self.prompt, self.ledger],
                 [self.voices, self.message],
+                show_progress_on=self.message,
                 **WITH_MODEL,
             )
 

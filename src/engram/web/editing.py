@@ -68,8 +68,8 @@ class Editing:
                 max_length=limits.lines * limits.prompt_chars,
             )
         self.button = gr.Button("Edit", variant="primary", elem_id="engram-edit")
-        self.message = gr.HTML(elem_id="engram-edit-message")
-        self.result = gr.HTML(elem_id="engram-result")
+        self.message = gr.HTML(elem_id="engram-edit-message", elem_classes="engram-area")
+        self.result = gr.HTML(elem_id="engram-result", elem_classes="engram-area")
 
     def wire(self, listing: list[Any], listed: Any) -> None:
         """Connect the components.
@@ -88,7 +88,7 @@ class Editing:
                 guarded(self.make, self.message),
                 [*inputs, self.paraphrases, self.neighborhood, self.ledger],
                 [self.message, self.result, self.ledger],
-                show_progress_on=self.result,
+                show_progress_on=self.message,
                 **WITH_MODEL,
             ).then(listed, [self.ledger], listing, **QUICK)
 

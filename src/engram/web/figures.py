@@ -64,7 +64,13 @@ def heat_map(trace: "CausalTrace", site: str) -> go.Figure:
         title={"text": f"p({_plain(trace.answer)}) with restored {SITES[site]}", "font": {"size": 14}},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": {"text": "layer"}, "dtick": max(1, scores.shape[1] // 12), "fixedrange": True},
+        xaxis={
+            "title": {"text": "layer"},
+            "dtick": max(1, scores.shape[1] // 12),
+            "fixedrange": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
         yaxis={
             "autorange": "reversed",
             "tickvals": list(range(len(labels))),
@@ -72,6 +78,7 @@ def heat_map(trace: "CausalTrace", site: str) -> go.Figure:
             "automargin": True,
             "fixedrange": True,
             "showgrid": False,
+            "zeroline": False,
         },
         dragmode=False,
     )

@@ -59,17 +59,19 @@ class Locating:
                 layers,
                 value=max(1, layers // 3),
                 step=1,
-                label="Window: layers of MLP or attention outputs put back at once",
+                label="Window",
+                info="Layers of MLP or attention outputs put back at once.",
                 elem_id="engram-window",
             )
         self.button = gr.Button("Locate", variant="primary", elem_id="engram-locate")
-        self.message = gr.HTML(elem_id="engram-locate-message")
-        self.words = gr.HTML(elem_id="engram-words")
+        self.message = gr.HTML(elem_id="engram-locate-message", elem_classes="engram-area")
+        self.words = gr.HTML(elem_id="engram-words", elem_classes="engram-area")
         self.plot = gr.Plot(label="Heat map", show_label=False, visible=False, elem_id="engram-map")
         with gr.Accordion("The same as a table", open=False, visible=False, elem_id="engram-numbers") as self.numbers:
             self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element, trigger)")
-        self.suggestion = gr.HTML(elem_id="engram-suggestion")
+        self.suggestion = gr.HTML(elem_id="engram-suggestion", elem_classes="engram-area")
         self.take = gr.Button("Use this layer", visible=False, size="sm", elem_id="engram-take")
+        self.chosen = gr.HTML(elem_id="engram-chosen", elem_classes="engram-area")
         self.pick: Any = gr.State(None)
         self.located: Any = gr.State(None)
 
@@ -78,7 +80,7 @@ class Locating:
         fact = [self.prompt, self.subject, self.pick]
         marks = [self.tokens, self.subject, self.pick, self.message]
         shown = [self.message, self.words, self.plot, self.numbers, self.table]
-        found = [*shown, self.tokens, self.subject, self.suggestion, self.take, self.located]
+        found = [*shown, self.tokens, self.subject, self.suggestion, self.take, self.chosen, self.located]
         self.prompt.change(guarded(self.show_tokens, self.message), fact, [self.tokens, self.message], **QUICK)
         self.subject.change(guarded(self.show_tokens, self.message), fact, [self.tokens, self.message], **QUICK)
         self.tokens.select(guarded(self.pick_token, self.message), [self.prompt, self.pick], marks, **QUICK)
@@ -87,14 +89,13 @@ class Locating:
                 guarded(self.locate, self.message),
                 [*fact, self.site, self.window],
                 found,
-                show_progress_on=self.plot,
+                show_progress_on=self.message,
                 **WITH_MODEL,
             )
         self.site.change(guarded(self.show_site, self.message), [self.site, self.located], shown, **QUICK)
-        self.table.select(
-            guarded(self.choose_cell(layer), self.message), [self.located], [layer, self.message], **QUICK
-        )
-        self.take.click(guarded(self.take_layer(layer), self.message), [self.located], [layer, self.message], **QUICK)
+        chosen = [layer, self.chosen]
+        self.table.select(guarded(self.choose_cell(layer), self.chosen), [self.located], chosen, **QUICK)
+        self.take.click(guarded(self.take_layer(layer), self.chosen), [self.located], chosen, **QUICK)
 
     # What happens
 
@@ -121,7 +122,7 @@ class Locating:
         subject: str,
         pick: Pick | None,
         site: str,
-        window: float,
+        window: float | int,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
     ) -> Changes:
         """Trace a fact and show where it is."""
@@ -135,6 +136,7 @@ class Locating:
             self.subject: fact.subject,
             self.suggestion: texts.said(f"{head} {advice.why}"),
             self.take: gr.Button(f"Use layer {advice.layer}", visible=True),
+            self.chosen: "",
             self.located: located,
         }
 
@@ -155,7 +157,7 @@ class Locating:
             token = texts.visible(trace.tokens[trace.positions[row]])
             return {
                 layer: str(at),
-                self.message: texts.said(f"Layer {at} is chosen for the edit (you pointed at {token!r})."),
+                self.chosen: texts.said(f"Layer {at} is chosen for the edit (you pointed at {token!r})."),
             }
 
         return choose
@@ -167,7 +169,7 @@ class Locating:
             if located is None:
                 raise EngramError("There is no suggestion yet. Locate a fact first.")
             at = located.suggestion.layer
-            return {layer: str(at), self.message: texts.said(f"Layer {at} is chosen for the edit.")}
+            return {layer: str(at), self.chosen: texts.said(f"Layer {at} is chosen for the edit.")}
 
         return take
 
