@@ -25,6 +25,7 @@ from engram.errors import DataError
 if TYPE_CHECKING:
     from engram.editing import Edit
     from engram.facts import Case
+    from engram.models import LM
 
 
 def check(
@@ -65,7 +66,7 @@ def check(
             paraphrases=paraphrase or (),
             neighborhood=neighbor or (),
             generation=text or (),
-            cases=None if facts is None else _cases(found, facts),
+            cases=None if facts is None else _cases(lm, found, facts),
             seed=seed,
             progress=progress,
         )
@@ -87,16 +88,17 @@ def _style(line: str) -> str:
     return "bold" if line and not line.startswith(" ") and not line.startswith("health") else ""
 
 
-def _cases(found: "Edit", path: Path) -> "list[Case]":
+def _cases(lm: "LM", found: "Edit", path: Path) -> "list[Case]":
     """Return the file's cases for an edit's facts, in the edit's order.
 
     Raises:
         DataError: a fact of the edit is not in the file.
     """
     from engram import datasets
+    from engram.editing.probes import completed
 
     cases = {(case.fact.subject, case.fact.text): case for case in datasets.facts(path)}
     missing = [fact.text for fact in found.facts if (fact.subject, fact.text) not in cases]
     if missing:
         raise DataError(f"{str(path)!r} does not have the edit's fact {missing[0]!r}. Was it made from another file?")
-    return [cases[fact.subject, fact.text] for fact in found.facts]
+    return [completed(lm, cases[fact.subject, fact.text]) for fact in found.facts]
