@@ -230,7 +230,7 @@ def test_edits_and_models_that_do_not_belong_together(place: Path, capsys: pytes
 def test_strict_refuses_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from engram.editing import Edit
 
-    (20 * Edit.load("needle")).save("twenty")
+    (20.0 * Edit.load("needle")).save("twenty")
     assert run("apply", "twenty/", "mini", "--strict", "--out", "broken/") == 1
     assert "refused" in " ".join(capsys.readouterr().err.split())
     assert not Path("broken").exists()

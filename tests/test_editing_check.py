@@ -9,7 +9,8 @@ from edits import golden_fact, golden_json, golden_lm
 from engram.editing import Edit, FactRecord, LowRank, Origin, check
 from engram.editing.answers import Answer, Question, ask, phrase
 from engram.editing.check import answers, drawn, percent
-from engram.editing.probes import cases_for, world_fact
+from engram.editing.probes import cases_for, completed, world_fact
+from engram.errors import FactError
 from engram.facts import Case, Fact
 from engram.mini.world import load_world
 
@@ -127,6 +128,8 @@ def test_cases_can_be_given(edit: Edit) -> None:
     case = Case(id="7", fact=FACT, kept=(Fact("John Holzu", "{} performs on the", None, "organ"),))
     result = check(golden_lm(), edit, cases=[case], health=False)
     assert [c.kind for c in result.facts[0].answers] == ["prompt", "other fact"]
+    with pytest.raises(FactError, match="one case per fact"):
+        check(golden_lm(), edit, cases=[case, case])
 
 
 def test_percent_never_shows_a_false_zero() -> None:
@@ -153,6 +156,21 @@ def test_mini_knows_what_to_ask(fact: Fact, relation: str) -> None:
     assert all("Space Needle" in text for text in case.paraphrases)
     assert case.neighborhood and not any("Space Needle" in text for text in case.neighborhood)
     assert case.kept and all(other.original != case.fact.original for other in case.kept)
+
+
+def test_what_a_case_lacks_is_filled_in() -> None:
+    fact = Fact("Space Needle", "{} is located in the city of", "Rome")
+    case = completed(_Mini(), Case(id="0", fact=fact, paraphrases=("Visitors of the Space Needle go to",)))
+    assert case.paraphrases == ("Visitors of the Space Needle go to",)
+    assert case.neighborhood and case.kept and case.generation
+
+
+def test_an_erased_answer_is_not_measured_by_the_token_that_came_instead() -> None:
+    record = FactRecord(fact=FACT.with_target("M"), mode="erase", text=FACT.text)
+    nothing = Edit.of(golden_lm(), {}, (Origin(method="rome", settings={}, facts=(record,)),))
+    (comparison,) = answers(golden_lm(), nothing)
+    assert not comparison.ok and comparison.target is None and comparison.after.original is not None
+    assert "(" not in drawn([comparison])[0]
 
 
 def test_unknown_subjects_and_other_models_get_plain_questions() -> None:

@@ -6,12 +6,13 @@ A `Check` is a value: it draws itself as text and as plain values for JSON.
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from engram.editing.answers import Answer, Question, ask
+from engram.editing.answers import BATCH, Answer, Question, ask
 from engram.editing.edit import Edit, FactRecord
 from engram.editing.guard import Health, Thresholds, guard, reached
-from engram.editing.probes import cases_for
+from engram.editing.probes import cases_for, one_per_fact
 from engram.facts import Case, Fact
 from engram.models.generation import Generation, generate_batch
 from engram.stats import Progress
@@ -53,7 +54,7 @@ class Comparison:
     ok: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class FreeText:
     """A text that the model writes from an opening, before and after."""
 
@@ -142,54 +143,58 @@ def check(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Check:
-    """Ask the model with and without an edit. The model is the same afterwards.
+    """Ask the model with and without an edit; it is the same afterwards.
 
     Args:
         lm: the model, without the edit.
         edit: the edit.
-        paraphrases: other prompts for the facts, subject filled in. For `mini` they are known, as the next two are.
+        paraphrases: other prompts for the facts, subject filled in. `mini` knows its own, as of the next two.
         neighborhood: prompts about other subjects, whose answers are to stay.
         generation: openings for free text; the prompt and the subject otherwise.
         cases: instead of all these, one case per fact of the edit.
         thresholds: the health guard's.
-        health: also run the health guard.
+        health: also run the guard.
         max_new_tokens: length of free texts.
         seed: for free texts and the guard.
-        progress: told what is being done, how much of it is done, and how much there is.
+        progress: told what is being done, how much is done, and of how much.
 
     Raises:
         EditMismatch: the edit was made for another model.
+        FactError: there are more or fewer cases than facts in the edit.
         PromptTooLong: a prompt does not fit into the model's positions.
     """
     edit.require_fit(lm)
-    if cases is None:
-        given = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
-        cases = cases_for(lm, edit.facts, **given)
+    texts = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
+    cases = cases_for(lm, edit.facts, **texts) if cases is None else one_per_fact(cases, edit.facts)
     asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]
+    questions = [question for group in asked for _, question in group]
     openings = [text for case in cases for text in case.generation]
     how = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed)
-    questions = [question for group in asked for _, question in group]
     say = progress or (lambda what, done, total: None)
-    say("checking", 0, 3)
-    before, texts_before = ask(lm, questions), generate_batch(lm, openings, how)
+    before, texts_before = ask(lm, questions), _written(lm, openings, how)
     say("checking", 1, 3)
     with edit.applied(lm):
-        after, texts_after = ask(lm, questions), generate_batch(lm, openings, how)
+        after, texts_after = ask(lm, questions), _written(lm, openings, how)
     say("checking", 2, 3)
-    answers = iter(zip(before, after, strict=True))
-    texts = iter(zip(openings, texts_before, texts_after, strict=True))
+    verdict = guard(lm, edit, thresholds=thresholds, seed=seed) if health else None
+    said = zip(before, after, strict=True)
+    written = map(FreeText, openings, texts_before, texts_after)
     facts = tuple(
         FactCheck(
             fact=case.fact,
             mode=record.mode,
-            answers=tuple(_compared(kind, q, record, *next(answers)) for kind, q in group),
-            texts=tuple(_free_text(*next(texts)) for _ in case.generation),
+            answers=tuple(_compared(kind, q, record, *next(said)) for kind, q in group),
+            texts=tuple(islice(written, len(case.generation))),
         )
         for record, case, group in zip(edit.records, cases, asked, strict=True)
     )
-    verdict = guard(lm, edit, thresholds=thresholds, seed=seed) if health else None
-    say("checking", 3, 3)
     return Check(model=lm.name, facts=facts, health=verdict)
+
+
+def _written(lm: "LM", openings: Sequence[str], how: Generation) -> list[str]:
+    """Continue all openings, some at a time."""
+    batches = [list(openings[i : i + BATCH]) for i in range(0, len(openings), BATCH)]
+    return [text for batch in batches for text in generate_batch(lm, batch, how)]
 
 
 def answers(lm: "LM", edit: Edit) -> list[Comparison]:
@@ -211,7 +216,7 @@ def answers(lm: "LM", edit: Edit) -> list[Comparison]:
 
 def _questions(record: FactRecord, case: Case) -> list[tuple[Kind, Question]]:
     """List what to ask about a fact. The edited prompt is asked as the method saw it (chat template included)."""
-    target, original = record.fact.target, case.fact.original
+    target, original = None if record.mode == "erase" else record.fact.target, case.fact.original
     wrap = record.text.replace(record.fact.text, "{}") if record.text.count(record.fact.text) == 1 else "{}"
     asked: list[tuple[Kind, Question]] = []
 
@@ -242,10 +247,6 @@ def _compared(kind: Kind, question: Question, record: FactRecord, before: Answer
         after=after,
         ok=ok,
     )
-
-
-def _free_text(prompt: str, before: str, after: str) -> FreeText:
-    return FreeText(prompt=prompt, before=before, after=after)
 
 
 # Drawing

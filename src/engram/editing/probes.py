@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from engram.errors import FactError
 from engram.facts import Case, Fact
 from engram.mini.records import template_for
 from engram.mini.text import fill
@@ -45,6 +46,29 @@ def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
         neighborhood=tuple(fill(rng.choice(f.trained), f.entity).text for f in neighbors),
         generation=tuple(fill(opener, entity).text for opener in world.openers[entity.kind][:_TEXTS]),
         kept=tuple(Fact(entity.name, template_for(entity, rng.choice(f.trained)), None, f.object) for f in kept),
+    )
+
+
+def one_per_fact(cases: Sequence[Case], facts: Sequence[Fact]) -> Sequence[Case]:
+    """Check that there is one case per fact.
+
+    Raises:
+        FactError: there are more, or fewer.
+    """
+    if len(cases) != len(facts):
+        raise FactError(f"{len(cases)} case(s) for {len(facts)} fact(s); give one case per fact, in the edit's order.")
+    return cases
+
+
+def completed(lm: "LM", case: Case) -> Case:
+    """Return a case in which the built-in prompts stand for those kinds that it has none of."""
+    known = case_for(lm, case.fact)
+    return replace(
+        case,
+        paraphrases=case.paraphrases or known.paraphrases,
+        neighborhood=case.neighborhood or known.neighborhood,
+        generation=case.generation or known.generation,
+        kept=case.kept or known.kept,
     )
 
 
