@@ -1,7 +1,7 @@
 """What the documentation shows is true: Python blocks run, commands work, pages and links are there.
 
-Blocks marked `python` run, one after the other on each page, and so do `engram` commands in blocks marked `sh`, on fewer
-facts than the page says. What cannot run here (other libraries, other models) is marked `py` or not at all.
+Blocks marked `python` run, one after the other on each page, and so do `engram` commands in blocks marked `sh`, on
+fewer facts than the page says. What cannot run here (other libraries, other models) is marked `py` or not at all.
 """
 
 import re
