@@ -16,7 +16,7 @@ from engram.models import checks
 from engram.models.encoding import Encoded, Side, encode, require_offsets
 from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate, next_tokens
-from engram.models.hooks import Site
+from engram.models.hooks import Site, contiguous_input
 from engram.models.layouts import Layout, find_layout, is_conv1d
 from engram.models.scoring import score
 
@@ -246,7 +246,8 @@ class LM:
             if "position_ids" in self._accepts:
                 options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -positions:].to(self.device)
         if "logits_to_keep" in self._accepts:
-            return self.model(**inputs, **options, logits_to_keep=keep).logits
+            with contiguous_input(self.model.get_output_embeddings()):
+                return self.model(**inputs, **options, logits_to_keep=keep).logits
         logits = self.model(**inputs, **options).logits
         return logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
 
@@ -337,7 +338,7 @@ class LM:
         Raises:
             NumericalError: it contains NaN or infinity; `what` says where.
         """
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.sum(dtype=torch.float32)):  # one pass: NaN and infinity survive a sum
             raise NumericalError(
                 f"{what} of {self.name} contains NaN or infinity. In half precision try dtype='float32' or 'bfloat16'."
             )
