@@ -156,3 +156,14 @@ def test_a_model_that_cannot_read_english_is_measured_on_its_own_text() -> None:
 def test_an_edit_for_another_model_is_not_measured() -> None:
     with pytest.raises(EditMismatch):
         guard(tiny("llama"), made(golden_lm()))
+
+
+def test_an_edit_that_misses_its_target_says_so() -> None:
+    from engram.editing import FT, edit
+
+    lm = golden_lm()
+    fact = Fact("John Holzu", "{} comes from", "Vienna", "Denver")
+    weak = edit(lm, fact, method=FT(layer=1, steps=1, lr=1e-6))
+    assert any("does not say 'Vienna'" in note for note in weak.notes)
+    strong = edit(lm, fact, method=FT(layer=1))
+    assert not any("does not say" in note for note in strong.notes)

@@ -29,6 +29,9 @@ def edit(
 ) -> Edit:
     """Make an Edit that writes one fact or several. The model is unchanged.
 
+    Whether the edited model really says each target is asked once; where it does not, the Edit's notes and a warning
+    say so. `engram.guard` and `engram.check` look further.
+
     Args:
         lm: the model.
         fact: what shall be true; several facts make one Edit.
@@ -51,15 +54,28 @@ def edit(
         raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
     else:
         made = method
-    known = (
-        [] if force else [f for f in facts if already_says(lm, f, mode_of(f, made), chat=getattr(made, "chat", False))]
-    )
+    chat = bool(getattr(made, "chat", False))
+    known = [] if force else [f for f in facts if already_says(lm, f, mode_of(f, made), chat=chat)]
     wanted = [f for f in facts if f not in known]
     notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f in known)
+    done = _checked(lm, made(lm, wanted, progress=progress), chat) if wanted else Edit.of(lm, {}, ())
     for note in notes:
         logger.warning(note)
-    done = made(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
     if not known:
         return done
     records = tuple(FactRecord(fact=f, mode=mode_of(f, made), text=f.text, stopped="known already") for f in known)
     return replace(done, origins=(*done.origins, Origin(method="none", settings={}, facts=records, notes=notes)))
+
+
+def _checked(lm: "LM", done: Edit, chat: bool) -> Edit:
+    """Note, and warn about, every fact whose target the edited model does not say."""
+    with done.applied(lm):
+        missed = tuple(
+            f"The edited model does not say {r.fact.target!r} after {r.fact.text!r}: try another layer, or more steps."
+            for r in done.records
+            if r.mode != "erase" and not already_says(lm, r.fact, r.mode, chat=chat)
+        )
+    for note in missed:
+        logger.warning(note)
+    *before, last = done.origins
+    return replace(done, origins=(*before, replace(last, notes=(*last.notes, *missed)))) if missed else done
