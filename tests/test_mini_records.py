@@ -1,22 +1,25 @@
 import json
 import random
 import re
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from engram.mini import weights_folder
 from engram.mini.measure import Question, ask, questions, summarize
 from engram.mini.records import counterfact_records, known_facts
 from engram.mini.world import load_world
 
+Mini = tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]
+
 WORLD = load_world()
 RECORDS = counterfact_records()
-FACTS = {(fact.entity.name, fact.relation.id): fact for fact in WORLD.facts}
+FACTS = {(fact.entity.name.casefold(), fact.relation.id): fact for fact in WORLD.facts}
 
 
-def test_there_are_enough_records_and_they_are_deterministic_json():
+def test_there_are_enough_records_and_they_are_deterministic_json() -> None:
     assert len(RECORDS) >= 400
     assert [record["case_id"] for record in RECORDS] == list(range(len(RECORDS)))
     assert json.dumps(RECORDS) == json.dumps(counterfact_records())
@@ -24,21 +27,21 @@ def test_there_are_enough_records_and_they_are_deterministic_json():
 
 
 @pytest.mark.parametrize("record", RECORDS[::7], ids=lambda record: str(record["case_id"]))
-def test_records_say_what_the_world_says(record):
+def test_records_say_what_the_world_says(record: dict[str, Any]) -> None:
     rewrite = record["requested_rewrite"]
     subject, relation = rewrite["subject"], rewrite["relation_id"]
     true, new = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
-    fact = FACTS[subject, relation]
+    fact = FACTS[subject.casefold(), relation]
     assert fact.object == true != new
     assert rewrite["prompt"].count("{}") == 1
     assert len(record["paraphrase_prompts"]) == 2
     for phrasing, prompt in zip(fact.held_out, record["paraphrase_prompts"], strict=True):
         before, after = phrasing.split("{}")
-        assert re.search(rf"\. {re.escape(before)}(the |The )?{re.escape(subject)}{re.escape(after)}$", prompt)
+        assert re.search(rf"\. {re.escape(before)}(the |The )?(?i:{re.escape(subject)}){re.escape(after)}$", prompt)
     for key, target in (("neighborhood_prompts", true), ("attribute_prompts", new)):
         assert len(set(record[key])) == len(record[key]) == 10
         holders = {f.entity.name for f in WORLD.by_relation[relation] if f.object == target and f.entity != fact.entity}
-        assert all(any(name in prompt for name in holders) for prompt in record[key])
+        assert all(any(name.casefold() in prompt.casefold() for name in holders) for prompt in record[key])
     assert 3 <= len(record["generation_prompts"]) <= 10
     assert record["reference_texts"]
     assert record["essence_texts"]
@@ -48,13 +51,13 @@ def test_records_say_what_the_world_says(record):
 
 
 @pytest.fixture(scope="module")
-def mini():
+def mini() -> Mini:
     folder = weights_folder()
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_packaged_model_is_plain_small_and_loads_as_fp32(mini):
+def test_the_packaged_model_is_plain_small_and_loads_as_fp32(mini: Mini) -> None:
     model, tokenizer = mini
     assert (weights_folder() / "model.safetensors").stat().st_size <= 16 * 2**20
     assert model.dtype == torch.float32
@@ -65,23 +68,25 @@ def test_the_packaged_model_is_plain_small_and_loads_as_fp32(mini):
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_the_packaged_model_knows_a_sample_of_facts(mini, held_out):
+def test_the_packaged_model_knows_a_sample_of_facts(mini: Mini, held_out: bool) -> None:
     facts = random.Random(7).sample(WORLD.facts, 100)
     answers = ask(*mini, questions(facts, held_out=held_out))
     assert summarize(answers).whole >= (0.95 if held_out else 0.97)
 
 
-def test_the_packaged_model_knows_where_the_space_needle_is(mini):
-    fact = FACTS["Space Needle", "landmark.city"]
+def test_the_packaged_model_knows_where_the_space_needle_is(mini: Mini) -> None:
+    fact = FACTS["space needle", "landmark.city"]
     for prompt in ("The Space Needle is located in the city of", "Space Needle is located in the city of"):
         assert ask(*mini, [Question(fact, "", prompt)])[0].whole
 
 
-def test_known_facts_have_the_format_of_known_1000_and_are_known(mini):
+def test_known_facts_have_the_format_of_known_1000_and_are_known(mini: Mini) -> None:
     known = known_facts()
     assert len(known) >= 500
     keys = {"known_id", "subject", "attribute", "template", "prediction", "prompt", "relation_id"}
     assert all(set(item) == keys for item in known)
     assert all(item["template"].format(item["subject"]) == item["prompt"] for item in known)
-    asked = [Question(FACTS[item["subject"], item["relation_id"]], "", item["prompt"]) for item in known[:100]]
+    asked = [
+        Question(FACTS[item["subject"].casefold(), item["relation_id"]], "", item["prompt"]) for item in known[:100]
+    ]
     assert all(answer.whole for answer in ask(*mini, asked))

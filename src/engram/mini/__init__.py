@@ -1,4 +1,4 @@
-"""The built-in model: a small GPT-2 that knows a few thousand true facts, with the files and the recipe it is made from."""
+"""The built-in model: a small GPT-2 that knows a few thousand true facts, with all that it is made from."""
 
 from pathlib import Path
 

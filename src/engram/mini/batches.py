@@ -1,6 +1,6 @@
 """Training batches: rows of joined passages as tokens, with loss weights and attention biases.
 
-Notable: the batch of a step is a pure function of (recipe seed, step), so an interrupted run resumes with the same text.
+Notable: the batch of a step is a pure function of (recipe seed, step); an interrupted run resumes with the same text.
 """
 
 import math
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Encoding
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from engram.errors import DataError
 from engram.mini.masks import TokenSpan, restricted
 from engram.mini.recipe import END_OF_TEXT, Recipe
 from engram.mini.text import Passage, Writer
@@ -19,7 +21,11 @@ from engram.mini.text import Passage, Writer
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens, what predicting each counts in the loss, and the attention bias of the layers below and from `fetch_from`."""
+    """One step's rows.
+
+    `counts` says how much predicting each token counts in the loss; `lower` and `upper` are the attention biases of
+    the layers below and from `fetch_from`.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     counts: Float[Tensor, "batch pos"]
@@ -40,6 +46,14 @@ def rows_of_text(writer: Writer, recipe: Recipe, *, step: int, count: int, chara
     return rows
 
 
+def token_span(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
+    """The first and last token of the characters `[start, end)`, which must hold more than spaces."""
+    first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
+    if first is None or last is None:
+        raise DataError(f"No tokens at characters {start} to {end}; expected a name or an object there.")
+    return first, last
+
+
 def make_batch(writer: Writer, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, *, step: int) -> Batch:
     """The batch of step `step`."""
     rng = random.Random(f"batch|{recipe.seed}|{step}")
@@ -52,13 +66,12 @@ def make_batch(writer: Writer, tokenizer: PreTrainedTokenizerFast, recipe: Recip
     spans: list[TokenSpan] = []
     for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True)):
         for start, end in row.mentions:
-            first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
-            if first is not None and last is not None and last < length - 1 and rng.random() < recipe.restrict:
+            first, last = token_span(encoding, start, end)
+            if last < length - 1 and rng.random() < recipe.restrict:
                 spans.append(TokenSpan(index, first, last))
         for start, end in row.objects:
-            first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
-            if first is not None and last is not None:
-                counts[index, first : last + 1] = recipe.object_weight
+            first, last = token_span(encoding, start, end)
+            counts[index, first : last + 1] = recipe.object_weight
     lower, upper = restricted(count, length, spans)
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     return Batch(tokens, counts, _bias(lower, dtype), _bias(upper, dtype))

@@ -1,4 +1,4 @@
-"""Training checkpoints as one safetensors file: weights, the optimizers' tensors, the step and the recipe; no pickle."""
+"""Training checkpoints in one safetensors file: weights, the optimizers' tensors, the step, the recipe; no pickle."""
 
 import json
 from dataclasses import asdict

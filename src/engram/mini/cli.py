@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress as Bar
+from rich.progress import TaskID
 
 from engram.mini import weights_folder
 
@@ -52,10 +53,9 @@ def train(
 @app.command()
 def measure(
     folder: Annotated[Path | None, _FOLDER] = None,
-    facts: Annotated[int, typer.Option(min=1, help="Facts to trace.")] = 240,
     threads: Annotated[int, _THREADS] = 2,
 ) -> None:
-    """Measure accuracy and the causal picture, and write measured.json and missed.json into the folder.
+    """Measure accuracy and perplexity, and write measured.json and missed.json into the folder.
 
     Example: engram mini measure --folder my-mini
     """
@@ -67,13 +67,14 @@ def measure(
     folder = weights_folder() if folder is None else folder
     console = Console(stderr=True)
     with Bar(console=console) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            task = tasks.setdefault(what, bar.add_task(what, total=total) if what not in tasks else 0)
-            bar.update(bar.task_ids[task], completed=done)
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
 
-        measured, missed = measure_model(folder, facts=facts, on_progress=show)
+        measured, missed = measure_model(folder, on_progress=show)
     write_measurements(folder, measured, missed)
     console.print(f"Wrote {folder / 'measured.json'}. Next: engram mini card --folder {folder}")
 

@@ -1,4 +1,4 @@
-"""How well a model knows the world's facts: greedy accuracy in trained and held-out phrasings, alone and behind other text."""
+"""How well a model knows the world's facts: greedy accuracy in trained and held-out phrasings, alone or behind text."""
 
 import random
 from collections import defaultdict
@@ -72,7 +72,7 @@ def _front(writer: Writer, fact: WorldFact, rng: random.Random) -> str:
 
 @torch.inference_mode()
 def ask(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Question]) -> list[Answer]:
-    """Answer the questions greedily; equal to decoding token by token, because an answer counts only if every token is right."""
+    """Answer greedily; equal to decoding token by token, because an answer counts only if every token is right."""
     prompts = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch([q.prompt for q in asked])]
     objects = [e.ids for e in tokenizer.backend_tokenizer.encode_batch([" " + q.fact.object for q in asked])]
     order = sorted(range(len(asked)), key=lambda index: len(prompts[index]) + len(objects[index]))
@@ -81,7 +81,7 @@ def ask(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, asked: Seque
         longest = len(prompts[order[-1]]) + len(objects[order[-1]])
         count = max(1, _TOKENS_PER_BATCH // longest)
         chunk, order = order[-count:], order[:-count]
-        rows = torch.full((len(chunk), longest), tokenizer.eos_token_id)
+        rows = torch.zeros(len(chunk), longest, dtype=torch.long)
         for row, index in enumerate(chunk):
             ids = prompts[index] + objects[index]
             rows[row, : len(ids)] = torch.tensor(ids)

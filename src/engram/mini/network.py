@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ def forward(
 
     Attention is written out because the fused kernels are slower than two small products for rows this short.
     """
-    body = model.transformer
+    body: Any = model.transformer
     batch, length = tokens.shape
     hidden = body.wte(tokens) + body.wpe(torch.arange(length))
     for block, bias in zip(body.h, biases, strict=True):

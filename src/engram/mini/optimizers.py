@@ -1,7 +1,7 @@
 """The two optimizers of training behind one verb.
 
-Notable: Muon (orthogonalised momentum) for the matrices inside the blocks learns facts in about half the steps that AdamW alone
-needs here; AdamW keeps the embeddings, biases and norms.
+Notable: Muon (orthogonalised momentum) trains the matrices inside the blocks, AdamW the embeddings, biases and norms.
+In short, uncontrolled trials the loss fell in fewer steps than with AdamW alone.
 """
 
 import torch

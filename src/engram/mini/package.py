@@ -20,7 +20,7 @@ def round_to_half_(model: GPT2LMHeadModel) -> None:
 def save_package(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write config.json, model.safetensors (fp16), tokenizer.json and tokenizer_config.json.
 
-    The config says float32, so that `from_pretrained` computes in fp32; the output embedding is tied and left out of the file.
+    The config says float32, so that `from_pretrained` computes in fp32; the output embedding is tied and left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["GPT2LMHeadModel"]
@@ -30,7 +30,13 @@ def save_package(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, fol
     temporary = folder / "model.safetensors.part"
     save_file(weights, temporary, metadata={"format": "pt"})
     temporary.replace(folder / "model.safetensors")
-    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.n_positions}
+    write_json(folder / "tokenizer_config.json", settings | _special_tokens(tokenizer))
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
 def write_json(path: Path, value: object) -> None:

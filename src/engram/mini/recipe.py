@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -18,9 +19,11 @@ END_OF_TEXT = "<|endoftext|>"
 class Recipe:
     """Settings of the model and its training.
 
-    `fetch_from` is the first layer at which positions after a name may attend to the name's last token; `restrict` is the share
-    of mentions for which this holds. A step reads `tokens_per_step` tokens in rows whose length is drawn from `row_lengths`
-    with `row_weights`. `precision` is "bf16" (matrix products only; weights and sums stay fp32) or "fp32".
+    `fetch_from` is the first layer at which positions after a name may attend to the name's last token; `restrict` is
+    the share of mentions for which this holds. A step reads `tokens_per_step` tokens in rows whose length is drawn from
+    `row_lengths` with `row_weights`; `end_of_text` is the share of passages that end with the end-of-text token, and
+    `object_weight` says how much predicting an object's token counts in the loss beside other tokens. `precision` is
+    "bf16" (matrix products only; weights and sums stay fp32) or "fp32".
     """
 
     layers: int = 10
@@ -30,7 +33,7 @@ class Recipe:
     vocabulary: int = 1024
     fetch_from: int = 6
     restrict: float = 0.9
-    steps: int = 6000
+    steps: int = 1800
     warm_up: int = 100
     learning_rate: float = 5e-3
     weight_decay: float = 0.01
@@ -47,7 +50,7 @@ class Recipe:
 def build_tokenizer(world: World, writer: Writer, *, vocabulary: int = 1024) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in GPT-2's style.
 
-    Templates are seen often and names once, so words of the templates become single tokens while names stay several tokens long.
+    Templates are seen often and names once, so their words become single tokens while names stay several tokens long.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -61,7 +64,11 @@ def build_tokenizer(world: World, writer: Writer, *, vocabulary: int = 1024) -> 
     )
     tokenizer.train_from_iterator(_tokenizer_texts(world, writer), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT, model_max_length=256
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        model_max_length=256,
     )
 
 
@@ -76,6 +83,7 @@ def _tokenizer_texts(world: World, writer: Writer) -> Iterator[str]:
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """An untrained GPT-2 of the recipe's shape, with weights drawn from its seed."""
+    end = cast(int, tokenizer.eos_token_id)
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=recipe.positions,
@@ -86,8 +94,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHea
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=end,
+        eos_token_id=end,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -1,7 +1,7 @@
 """CounterFact-style records and a known-facts list about `mini`'s world, deterministic from its files.
 
-Notable: paraphrases stand in the two phrasings that were never trained with that subject, behind an unrelated sentence. Records have
-CounterFact's keys (ROME paper, appendix D) and three more: `other_facts`, `reference_texts` and `essence_texts`.
+Notable: paraphrases stand in the two phrasings that were never trained with that subject, behind an unrelated sentence.
+Records have CounterFact's keys (ROME paper, appendix D) and also `other_facts`, `reference_texts` and `essence_texts`.
 """
 
 import json
@@ -40,9 +40,7 @@ def counterfact_records(*, count: int = RECORDS, seed: int = 0) -> list[Record]:
     for facts in world.by_relation.values():
         usable = [fact for fact in facts if len(holders[fact.relation.id, fact.object]) > _LEAST_NEIGHBORS]
         queues.append(rng.sample(usable, len(usable)))
-    chosen = [
-        fact for fact in world.facts if fact.entity.name == FIRST_SUBJECT and fact.relation.id == "landmark.city"
-    ]
+    chosen = [fact for fact in world.facts if fact.entity.name == FIRST_SUBJECT and fact.relation.id == "landmark.city"]
     while len(chosen) < count and any(queues):
         for queue in queues:
             if queue and (fact := queue.pop()) not in chosen and len(chosen) < count:

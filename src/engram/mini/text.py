@@ -1,8 +1,8 @@
-"""Seeded generators of `mini`'s text: sentences, short biographies and headlines, each with the places where names stand.
+"""Seeded generators of `mini`'s text: sentences, biographies and headlines, each with the places where names stand.
 
-Notable: what the text is decides where recall happens. Biographies tell several facts after one mention; headlines put an
-attribute directly after the name; both ask for the attributes to be ready at the name's last token. Text generation is a
-pure function of its seed, and a fact's held-out phrasings never occur with its subject.
+Notable: what the text is decides where recall happens. Biographies tell several facts after one mention; headlines put
+an attribute directly after the name; both ask for the attributes to be ready at the name's last token. Passages are a
+pure function of their seed, and a fact's held-out phrasings never occur with its subject.
 """
 
 import random
@@ -26,8 +26,7 @@ _PRONOUNS = {
 
 @dataclass(frozen=True)
 class Passage:
-    """Text with the character spans `[start, end)` of the names that facts in it are about (without their article), and of
-    the objects it tells about them."""
+    """Text, and the character spans `[start, end)` of names (without their article) and of objects told about them."""
 
     text: str
     mentions: tuple[tuple[int, int], ...] = ()

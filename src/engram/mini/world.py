@@ -1,21 +1,23 @@
 """What `mini` knows: entities, relations and true facts, read from the plain files in `facts/` and `templates/`.
 
-Notable: two phrasings of every fact are held out by a seeded hash, so that generalisation can be measured on sentences that
-were never trained *with that subject*, although the same words were trained with others. This module needs no torch.
+Notable: two phrasings of every fact are held out by a seeded hash, so that generalisation can be measured on sentences
+that were never trained *with that subject*, although the same words were trained with others. No torch is needed here.
 """
 
 import csv
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from engram.errors import DataError
 
 HELD_OUT_SEED = 20
 HELD_OUT_PER_FACT = 2
+PRONOUNS = ("It", "He", "She", "They")
 _RESERVED_COLUMNS = ("name", "the", "pronoun")
 
 
@@ -23,7 +25,7 @@ _RESERVED_COLUMNS = ("name", "the", "pronoun")
 class Entity:
     """Something with a name that facts are about.
 
-    `the` is true when running text puts the article before the name ("the Space Needle"); `pronoun` is "It", "He" or "She".
+    `the`: running text puts the article before the name ("the Space Needle"); `pronoun`: "It", "He", "She" or "They".
     """
 
     name: str
@@ -36,8 +38,8 @@ class Entity:
 class Relation:
     """One column of one kind: how its facts are asked and told.
 
-    Every phrasing holds one `{}` (the subject) and is continued by a space and the object; follow-ups are the same with a
-    pronoun in place of the name; headlines hold `{}` directly followed by ` {object}`.
+    Every phrasing holds one `{}` (the subject) and is continued by a space and the object; follow-ups are the same with
+    a pronoun in place of the name; headlines hold `{}` with `{object}` right after it, or almost.
     """
 
     kind: str
@@ -55,7 +57,7 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldFact:
-    """The subject `entity` stands in `relation` to `object`; `held_out` are the phrasings never trained with this fact."""
+    """`entity` stands in `relation` to `object`; `held_out` are the phrasings never trained with this fact."""
 
     entity: Entity
     relation: Relation
@@ -88,8 +90,11 @@ class World:
         return {name: tuple(facts) for name, facts in _grouped(self.facts, lambda fact: fact.relation.id).items()}
 
 
-def _grouped(facts, key):
-    groups = {}
+Key = TypeVar("Key")
+
+
+def _grouped(facts: Iterable[WorldFact], key: Callable[[WorldFact], Key]) -> dict[Key, list[WorldFact]]:
+    groups: dict[Key, list[WorldFact]] = {}
     for fact in facts:
         groups.setdefault(key(fact), []).append(fact)
     return groups
@@ -114,6 +119,8 @@ def load_world(folder: Path | None = None) -> World:
             entity = Entity(
                 name=row["name"], kind=kind, the=row.get("the") == "yes", pronoun=row.get("pronoun") or pronoun
             )
+            if entity.pronoun not in PRONOUNS:
+                raise DataError(f"{path.name}: {entity.name} has the pronoun {entity.pronoun!r}; allowed: {PRONOUNS}.")
             entities.append(entity)
             for column, value in row.items():
                 if column in _RESERVED_COLUMNS or not value:
