@@ -79,7 +79,7 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
 
 def edit_of(lm: "LM", fact: Fact, method: Method) -> Edit | None:
     """Make the edit of one case, also where the model says the target already; `None` for the method `none`."""
-    return None if isinstance(method, Unedited) else edit(lm, fact, method, force=True)
+    return None if isinstance(method, Unedited) else edit(lm, fact, method, force=True, verify=False)
 
 
 def _plain(value: Any) -> Any:
