@@ -93,7 +93,7 @@ def test_apply_and_revert_give_back_every_bit(place: Path, capsys: pytest.Captur
     assert run("apply", "needle/", "mini", "--out", "edited/") == 0
     assert "engram revert edited" in capsys.readouterr().err
     base, edited = weights("mini"), weights("edited")
-    assert [name for name in base if not torch.equal(base[name], edited[name])] == ["transformer.h.3.mlp.c_proj.weight"]
+    assert [name for name in base if not torch.equal(base[name], edited[name])] == ["transformer.h.2.mlp.c_proj.weight"]
     assert run("revert", "edited/", "--out", "restored/") == 0
     assert "bit for bit" in read(capsys)
     restored = weights("restored")
@@ -126,7 +126,7 @@ def test_revert_refuses_a_model_that_somebody_changed(place: Path, capsys: pytes
     assert run("apply", "needle/", "mini", "--out", "touched/") == 0
     path = Path("touched/model.safetensors")
     tensors = load_file(path)
-    tensors["transformer.h.3.mlp.c_proj.weight"][0, 0] += 1
+    tensors["transformer.h.2.mlp.c_proj.weight"][0, 0] += 1
     save_file(tensors, path, {"format": "pt"})
     before = path.read_bytes()
     assert run("revert", "touched/") == 2

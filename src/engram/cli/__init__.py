@@ -23,6 +23,7 @@ from engram.cli.stats import stats
 from engram.cli.sweep import sweep
 from engram.cli.trace import trace
 from engram.errors import EngramError
+from engram.mini.cli import app as mini
 
 app = typer.Typer(
     name="engram",
@@ -45,6 +46,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(sweep)
 app.command()(serve)
+app.add_typer(mini, name="mini")
 
 
 @app.callback(invoke_without_command=True)
