@@ -78,8 +78,11 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
 
 
 def edit_of(lm: "LM", fact: Fact, method: Method) -> Edit | None:
-    """Make the edit of one case, also where the model says the target already; `None` for the method `none`."""
-    return None if isinstance(method, Unedited) else edit(lm, fact, method, force=True, verify=False)
+    """Make the edit of one case, whatever the model says already; `None` for the method `none`.
+
+    The method itself is called, not `engram.edit`, whose questions before and after evaluation asks in its own way.
+    """
+    return None if isinstance(method, Unedited) else method(lm, [fact])
 
 
 def _plain(value: Any) -> Any:
