@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*(no_silent_downcasting|copy keyword)"),
 ]
 PROMPT = "John Holzu comes from"
-PATIENCE = 60_000  # milliseconds; a busy machine is no failure
+PATIENCE = 120_000  # milliseconds; a busy machine is no failure
 
 
 @pytest.fixture(scope="module")

@@ -99,9 +99,9 @@ class Collecting:
 
     # What happens
 
-    def switch(self, on: list[int], ledger: Ledger) -> Changes:
+    def switch(self, on: list[int] | None, ledger: Ledger) -> Changes:
         """Switch edits on and off."""
-        switched = ledger.switched(set(on))
+        switched = ledger.switched(set(on or ()))
         return {self.table: texts.ledger_table(switched.entries), self.ledger: switched}
 
     def sum_up(self, ledger: Ledger) -> Changes:
@@ -134,7 +134,7 @@ class Collecting:
 
         return pack
 
-    def ask(self, prompt: str, ledger: Ledger) -> Changes:
+    def ask(self, prompt: str | None, ledger: Ledger) -> Changes:
         """Ask the model without edits, with each that is on, and with all of them."""
         edits: dict[str, Edit | None] = {_UNEDITED: None}
         edits |= {entry.label: entry.edit for entry in ledger.active}
@@ -142,7 +142,7 @@ class Collecting:
             edits[_ALL] = ledger.total()
         spoken = self.bench.compare(prompt, edits)
         only = "" if ledger.active else "No edit is switched on: this is the model as it is."
-        return {self.voices: texts.voices(prompt.strip(), spoken), self.message: texts.said(only)}
+        return {self.voices: texts.voices((prompt or "").strip(), spoken), self.message: texts.said(only)}
 
     def _kept(self, ledger: Ledger, message: str) -> Changes:
         return {**self.listed(ledger), self.ledger: ledger, self.message: texts.said(message)}

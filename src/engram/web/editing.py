@@ -92,32 +92,32 @@ class Editing:
                 **WITH_MODEL,
             ).then(listed, [self.ledger], listing, **QUICK)
 
-    def offer_presets(self, method: str) -> Changes:
+    def offer_presets(self, method: str | None) -> Changes:
         """Offer a method's presets."""
         names = self.bench.presets(_known(method))
         return {self.preset: gr.Dropdown(list(names), value=names[0] if names else None, visible=bool(names))}
 
     def make(
         self,
-        prompt: str,
-        subject: str,
+        prompt: str | None,
+        subject: str | None,
         pick: Pick | None,
-        target: str,
-        method: str,
+        target: str | None,
+        method: str | None,
         preset: str | None,
-        layer: str,
-        paraphrases: str,
-        neighborhood: str,
+        layer: str | None,
+        paraphrases: str | None,
+        neighborhood: str | None,
         ledger: Ledger,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
     ) -> Changes:
         """Make an edit, show what it does, and put it into the ledger."""
         limits = self.bench.limits
         wish = Wish(
-            fact=self.locating.fact(prompt, subject, pick, target),
+            fact=self.locating.fact(prompt, subject, pick, target or ""),
             method=_known(method),
             preset=preset or "",
-            layer=None if layer == OWN else _layer(layer),
+            layer=None if layer in (OWN, None) else _layer(layer),
             paraphrases=bounded_lines(paraphrases, "paraphrases", limits),
             neighborhood=bounded_lines(neighborhood, "neighbors", limits),
         )
@@ -134,14 +134,14 @@ class Editing:
         }
 
 
-def _known(method: str) -> str:
-    if method not in METHODS:
+def _known(method: str | None) -> str:
+    if method is None or method not in METHODS:
         raise SettingError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
     return method
 
 
-def _layer(text: str) -> int:
+def _layer(text: str | None) -> int:
     try:
-        return int(text)
+        return int(text or "")
     except ValueError as error:
         raise EngramError(f"The layer is {text!r}, which is no number.") from error

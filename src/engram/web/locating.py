@@ -68,10 +68,12 @@ class Locating:
         self.words = gr.HTML(elem_id="engram-words", elem_classes="engram-area")
         self.plot = gr.Plot(label="Heat map", show_label=False, visible=False, elem_id="engram-map")
         with gr.Accordion("The same as a table", open=False, visible=False, elem_id="engram-numbers") as self.numbers:
-            self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element, trigger)")
+            self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element)")
         self.suggestion = gr.HTML(elem_id="engram-suggestion", elem_classes="engram-area")
         self.take = gr.Button("Use this layer", visible=False, size="sm", elem_id="engram-take")
-        self.chosen = gr.HTML(elem_id="engram-chosen", elem_classes="engram-area")
+        self.chosen = gr.HTML(
+            elem_id="engram-chosen", elem_classes="engram-area", js_on_load="engram.cells(element, trigger)"
+        )
         self.pick: Any = gr.State(None)
         self.located: Any = gr.State(None)
 
@@ -94,16 +96,16 @@ class Locating:
             )
         self.site.change(guarded(self.show_site, self.message), [self.site, self.located], shown, **QUICK)
         chosen = [layer, self.chosen]
-        self.table.select(guarded(self.choose_cell(layer), self.chosen), [self.located], chosen, **QUICK)
+        self.chosen.select(guarded(self.choose_cell(layer), self.chosen), [self.located], chosen, **QUICK)
         self.take.click(guarded(self.take_layer(layer), self.chosen), [self.located], chosen, **QUICK)
 
     # What happens
 
-    def show_tokens(self, prompt: str, subject: str, pick: Pick | None) -> Changes:
+    def show_tokens(self, prompt: str | None, subject: str | None, pick: Pick | None) -> Changes:
         """Show a prompt's tokens while it is typed."""
         return {self.tokens: self._tokens(prompt, self._span(prompt, subject, pick))}
 
-    def pick_token(self, prompt: str, pick: Pick | None, event: gr.EventData) -> Changes:
+    def pick_token(self, prompt: str | None, pick: Pick | None, event: gr.EventData) -> Changes:
         """Make a clicked token's word the subject, or extend the subject to it."""
         tokens = self.bench.tokens(prompt)
         index = whole(event._data.get("token"), "token")
@@ -118,10 +120,10 @@ class Locating:
 
     def locate(
         self,
-        prompt: str,
-        subject: str,
+        prompt: str | None,
+        subject: str | None,
         pick: Pick | None,
-        site: str,
+        site: str | None,
         window: float | int,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
     ) -> Changes:
@@ -140,7 +142,7 @@ class Locating:
             self.located: located,
         }
 
-    def show_site(self, site: str, located: Located | None) -> Changes:
+    def show_site(self, site: str | None, located: Located | None) -> Changes:
         """Show another site of the same trace."""
         return {} if located is None else self._shown(located, site)
 
@@ -173,7 +175,7 @@ class Locating:
 
         return take
 
-    def fact(self, prompt: str, subject: str, pick: Pick | None, target: str | None = None) -> Fact:
+    def fact(self, prompt: str | None, subject: str | None, pick: Pick | None, target: str | None = None) -> Fact:
         """Make a fact from the first step's fields.
 
         Raises:
@@ -184,29 +186,29 @@ class Locating:
 
     # What is shown
 
-    def _shown(self, located: Located, site: str) -> Changes:
-        trace = located.trace
+    def _shown(self, located: Located, site: str | None) -> Changes:
+        trace, site = located.trace, require_site(site or "state")
         return {
             self.message: "",
-            self.words: texts.said(f"The model goes on: {located.says!r}. {in_words(trace, require_site(site))}"),
+            self.words: texts.said(f"The model goes on: {located.says!r}. {in_words(trace, site)}"),
             self.plot: gr.Plot(heat_map(trace, site), visible=True),
             self.numbers: gr.Accordion(visible=True),
             self.table: number_table(trace, site),
         }
 
-    def _tokens(self, prompt: str, span: Span | None) -> str:
-        return texts.token_buttons(self.bench.tokens(prompt), span) if prompt.strip() else ""
+    def _tokens(self, prompt: str | None, span: Span | None) -> str:
+        return texts.token_buttons(self.bench.tokens(prompt), span) if prompt and prompt.strip() else ""
 
-    def _span(self, prompt: str, subject: str, pick: Pick | None) -> Span | None:
+    def _span(self, prompt: str | None, subject: str | None, pick: Pick | None) -> Span | None:
         """Return where the subject stands, as typed, picked or guessed; nothing where it does not."""
         text = bounded(prompt, "prompt", self.bench.limits.prompt_chars)
         if _holds(pick, text, subject) and pick is not None:
             return pick.span
-        name = subject.strip() or guessed(text, self.bench.names)
+        name = (subject or "").strip() or guessed(text, self.bench.names)
         starts = occurrences(text, name) if name else []
         return (starts[-1], starts[-1] + len(name)) if starts else None
 
 
-def _holds(pick: Pick | None, prompt: str, subject: str) -> bool:
+def _holds(pick: Pick | None, prompt: str | None, subject: str | None) -> bool:
     """Say whether a pick still is what the fields say."""
-    return pick is not None and pick.prompt == prompt.strip() and pick.subject == subject.strip()
+    return pick is not None and pick.prompt == (prompt or "").strip() and pick.subject == (subject or "").strip()

@@ -2,23 +2,19 @@
 (() => {
   const CELL = "engram-cell";
 
-  // A click on the heat map: plotly tells which cell, the table's component passes it on.
+  // A click on the heat map: plotly tells which cell, the area below passes it on (the table may be folded away).
   document.addEventListener("pointerover", (event) => {
     const plot = event.target.closest?.("#engram-map .js-plotly-plot");
     if (!plot?.on) return;
     plot.removeAllListeners?.("plotly_click");
     plot.on("plotly_click", ({ points }) => {
-      const detail = { row: points[0].y, layer: points[0].x };
-      document.dispatchEvent(new CustomEvent(CELL, { detail }));
+      choose(points[0].y, points[0].x);
     });
   });
 
-  function choose(element, row, layer, trigger) {
-    for (const cell of element.querySelectorAll("td[data-layer]")) {
-      const chosen = cell.dataset.row == row && cell.dataset.layer == layer;
-      cell.setAttribute("aria-selected", chosen ? "true" : "false");
-    }
-    trigger("select", { row: Number(row), layer: Number(layer) });
+  function choose(row, layer) {
+    const detail = { row: Number(row), layer: Number(layer) };
+    document.dispatchEvent(new CustomEvent(CELL, { detail }));
   }
 
   function walk(element, from, key) {
@@ -40,18 +36,24 @@
         if (button) trigger("select", { token: Number(button.dataset.token) });
       });
     },
-    grid(element, trigger) {
+    cells(element, trigger) {
+      document.addEventListener(CELL, ({ detail }) => trigger("select", detail));
+    },
+    grid(element) {
       document.addEventListener(CELL, ({ detail }) => {
-        if (element.isConnected) choose(element, detail.row, detail.layer, trigger);
+        for (const cell of element.querySelectorAll("td[data-layer]")) {
+          const chosen = cell.dataset.row == detail.row && cell.dataset.layer == detail.layer;
+          cell.setAttribute("aria-selected", chosen ? "true" : "false");
+        }
       });
       element.addEventListener("click", (event) => {
         const cell = event.target.closest("td[data-layer]");
-        if (cell) choose(element, cell.dataset.row, cell.dataset.layer, trigger);
+        if (cell) choose(cell.dataset.row, cell.dataset.layer);
       });
       element.addEventListener("keydown", (event) => {
         const cell = event.target.closest("td[data-layer]");
         if (!cell) return;
-        if (event.key === "Enter" || event.key === " ") choose(element, cell.dataset.row, cell.dataset.layer, trigger);
+        if (event.key === "Enter" || event.key === " ") choose(cell.dataset.row, cell.dataset.layer);
         else if (event.key.startsWith("Arrow")) walk(element, cell, event.key);
         else return;
         event.preventDefault();

@@ -128,8 +128,8 @@ class Workbench:
 
     def fact(
         self,
-        prompt: str,
-        subject: str,
+        prompt: str | None,
+        subject: str | None,
         *,
         target: str | None = None,
         occurrence: int | None = None,
@@ -147,7 +147,7 @@ class Workbench:
             raise FactError("The target is empty. Write what the model shall say after the prompt, such as 'Rome'.")
         return Fact.from_text(text, name, target=goal, occurrence=occurrence)
 
-    def tokens(self, prompt: str) -> Tokens:
+    def tokens(self, prompt: str | None) -> Tokens:
         """Return a prompt's tokens.
 
         Raises:
@@ -230,7 +230,7 @@ class Workbench:
 
     # Side by side
 
-    def compare(self, prompt: str, edits: Mapping[str, Edit | None]) -> tuple[Voice, ...]:
+    def compare(self, prompt: str | None, edits: Mapping[str, Edit | None]) -> tuple[Voice, ...]:
         """Return what the model says to a prompt under each edit (`None`: unedited), in one batch.
 
         Raises:
