@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engram.cli import main
+from engram.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -52,3 +52,10 @@ def test_readme_is_short_and_its_links_lead_somewhere() -> None:
         found = [link for link in LINK.findall(text) if not link.startswith(("http", "mailto"))]
         assert [link for link in found if not (page.parent / link).exists()] == [], page.name
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_readme_names_every_verb() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    verbs = [c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands]
+    verbs += [group.name or "" for group in app.registered_groups]
+    assert [verb for verb in verbs if f"`{verb}`" not in text and f"`engram {verb}`" not in text] == []
