@@ -1,4 +1,4 @@
-"""Models spread by accelerate over devices, CPU and disk: record, edit and applied work beside weights that are elsewhere."""
+"""Models spread by accelerate over devices, CPU and disk: edits work beside weights that are elsewhere."""
 
 from pathlib import Path
 

@@ -93,7 +93,6 @@ def test_the_short_way_equals_whole_passes_in_every_family(family: str) -> None:
     short, whole = ROME(**settings)(lm, facts), ROME(**settings, plain=True)(lm, facts)
     for a, b in zip(short.records, whole.records, strict=True):
         assert torch.allclose(torch.tensor(a.losses), torch.tensor(b.losses), rtol=1e-4, atol=1e-4)
-        assert a.losses[-1] < a.losses[0]
     name = lm.mlp_out_name(1)
     assert (short.delta(name) - whole.delta(name)).norm() < 1e-3 * whole.delta(name).norm()
 
@@ -114,7 +113,8 @@ def test_facts_in_one_call_equal_facts_alone_then_written_in_sequence(family: st
     first = alone[0].updates[lm.mlp_out_name(1)]
     update = together.updates[lm.mlp_out_name(1)]
     assert torch.allclose(update.left[:, :1] @ update.right[:, :1].T, first.dense(), atol=1e-5)
-    weight = lm.mlp_out(1).weight.T if lm.weight_is_transposed else lm.mlp_out(1).weight
+    weight = lm.mlp_out(1).weight.detach()
+    weight = weight.T if lm.weight_is_transposed else weight
     delta = together.delta(lm.mlp_out_name(1))
     edited = weight + (delta.T if lm.weight_is_transposed else delta)
     keys, values = zip(*(_average(lm, fact, method) for fact in facts), strict=True)
@@ -199,7 +199,7 @@ def test_what_the_model_says_already_is_left_alone_and_said() -> None:
     edit = engram.edit(lm, known, code())
     assert not edit.updates and "already" in edit.notes[0] and "already" in edit.describe()
     both = engram.edit(lm, [known, FACT], code(steps=2))
-    assert both.updates and len(both.facts) == 2 and "already" in both.notes[0]
+    assert both.updates and len(both.facts) == 2 and any("already" in note for note in both.notes)
     assert engram.edit(lm, known, code(steps=2), force=True).updates
 
 
@@ -228,7 +228,7 @@ def test_a_chat_template_goes_around_the_prompt() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_get_a_full_precision_edit(dtype: torch.dtype) -> None:
     lm = engram.load(golden_lm().name, device="cpu", dtype=dtype)
-    settings = {"contexts": GOLDEN["contexts"][:4], "steps": 6}
+    settings = {"contexts": GOLDEN["contexts"][:4], "steps": 6, "covariance": golden_statistics()[2].moment}
     edit = code(**settings)(lm, [FACT])
     assert edit.delta(lm.mlp_out_name(2)).dtype == torch.float32
     reference = code(**settings)(golden_lm(), [FACT])

@@ -1,4 +1,4 @@
-"""Edits for other libraries: a LoRA adapter that plain `peft` loads, or a whole model as `save_pretrained` writes it."""
+"""Edits for other libraries: a LoRA adapter that plain `peft` loads, or a whole model in transformers' own form."""
 
 import json
 import shutil

@@ -252,10 +252,11 @@ def _count_chunk(lm: "LM", layers: Sequence[int], chunk: list[_Window], count: _
         longest = len(rows[0][0])
         ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in rows])
         counted = torch.tensor([c + [False] * (longest - len(c)) for _, c in rows])
+        whole = bool(counted.all())
         with record(lm, sites, stop=True) as seen:
             lm.forward(ids, keep=1)
         for site in sites:
-            keys = seen[site][counted.to(seen[site].device)]
+            keys = seen[site].flatten(0, 1) if whole else seen[site][counted.to(seen[site].device)]
             lm.require_finite(keys, f"The {site}")
             if site.layer not in count.moments:
                 count.moments[site.layer] = RunningMoment(lm.d_mlp, precision=how.precision, device=keys.device)
