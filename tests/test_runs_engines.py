@@ -104,7 +104,7 @@ def test_an_evaluation_on_a_cluster_is_the_local_one_even_when_a_worker_is_kille
     from engram.runs import read_records
 
     records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))]
-    many = [{**r, "case_id": f"{turn}-{r['case_id']}"} for turn in range(4) for r in records]
+    many = [{**r, "case_id": f"{turn}-{r['case_id']}"} for turn in range(3) for r in records]
     data = tmp_path / "data.json"
     data.write_text(json.dumps(many), encoding="utf-8")
     engine = Ray(workers=2)
