@@ -74,6 +74,8 @@ class Visitor:
         self.box(name).fill(text)
 
     def click(self, name: str) -> None:
+        """Click a button once nothing is under way: a click on a button that still works is not counted."""
+        self.page.wait_for_function("!document.querySelector('.engram-area .wrap:not(.hide)')")
         self.page.locator(f"button#engram-{name}, #engram-{name} button").first.click()
 
     def reads(self, name: str, text: str) -> str:

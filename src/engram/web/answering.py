@@ -69,3 +69,16 @@ def whole(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise EngramError(f"The {what} is {value!r}, which is no whole number.")
     return int(value)
+
+
+def sent(event: gr.EventData, name: str) -> int:
+    """Return a number that came with an event of the browser.
+
+    Raises:
+        EngramError: it is not there, or no whole number.
+    """
+    try:
+        value: Any = getattr(event, name)
+    except (AttributeError, TypeError):
+        value = None
+    return whole(value, name)

@@ -4,6 +4,7 @@ Everything comes from this machine (fonts, plotly, scripts), nothing is reported
 forbids the browser to ask any other server.
 """
 
+import errno
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
+_PORT = 7860
 _MINI_EXAMPLE = ("The Space Needle is located in the city of", "Rome")
 _EXAMPLE = ("The Eiffel Tower is located in the city of", "Rome")
 
@@ -94,11 +96,10 @@ def serve(bench: Workbench, *, host: str = "127.0.0.1", port: int | None = None)
     """
     page, limits = build(bench), bench.limits
     try:
-        if port is not None:
-            _require_free(host, port)
+        found = _free_port(host) if port is None else _require_free(host, port)
         _, url, _ = page.launch(
             server_name=host,
-            server_port=port,
+            server_port=found,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -117,7 +118,7 @@ def serve(bench: Workbench, *, host: str = "127.0.0.1", port: int | None = None)
             app_kwargs={"middleware": [Middleware(_Guard)], "docs_url": None},
         )
     except (OSError, OverflowError) as error:
-        raise SettingError(f"The page cannot be served on {host}:{port or '7860...'}: {error}.") from error
+        raise SettingError(f"The page cannot be served on {host}:{port or _PORT}: {error}.") from error
     return Running(url=str(url), page=page)
 
 
@@ -142,11 +143,23 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _require_free(host: str, port: int) -> None:
-    """Find out early whether a port can be had; raises OSError."""
+def _free_port(host: str) -> int:
+    """Return the first of a hundred ports that can be had; raises OSError when none can."""
+    for port in range(_PORT, _PORT + 99):
+        try:
+            return _require_free(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _require_free(host, _PORT + 99)
+
+
+def _require_free(host: str, port: int) -> int:
+    """Return a port that can be had; raises OSError when it cannot."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
+    return port
 
 
 class _Guard:

@@ -29,11 +29,9 @@ class Entry:
     @property
     def label(self) -> str:
         """A line that tells this edit from others."""
-        facts = self.edit.facts
-        if not facts:
-            return f"{self.number}: (no fact)"
-        more = f" and {len(facts) - 1} more" if len(facts) > 1 else ""
-        return f"{self.number}: {_short(facts[0].text)} → {facts[0].target or '(erased)'}{more}"
+        lines = [f"{_short(fact.text)} → {fact.target or '(erased)'}" for fact in self.edit.facts]
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        return f"{self.number}: {next(iter(lines), '(no fact)')}{more}"
 
     @property
     def how(self) -> str:

@@ -7,7 +7,7 @@ import gradio as gr
 from engram.errors import EngramError
 from engram.facts import Fact, occurrences
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, steps, whole
+from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, sent, steps, whole
 from engram.web.figures import SITES, heat_map, in_words, number_table, require_site
 from engram.web.limits import bounded
 from engram.web.subjects import Pick, Span, guessed, picked
@@ -108,7 +108,7 @@ class Locating:
     def pick_token(self, prompt: str | None, pick: Pick | None, event: gr.EventData) -> Changes:
         """Make a clicked token's word the subject, or extend the subject to it."""
         tokens = self.bench.tokens(prompt)
-        index = whole(event._data.get("token"), "token")
+        index = sent(event, "token")
         if not 0 <= index < len(tokens.spans) or tokens.spans[index][0] == tokens.spans[index][1]:
             raise EngramError("This token stands for no characters of the prompt. Click another one.")
         now = picked(tokens.prompt, tokens.spans[index], pick)
@@ -153,7 +153,7 @@ class Locating:
             if located is None:
                 raise EngramError("There is no heat map yet. Locate a fact first.")
             trace = located.trace
-            row, at = whole(event._data.get("row"), "row"), whole(event._data.get("layer"), "layer")
+            row, at = sent(event, "row"), sent(event, "layer")
             if not (0 <= row < len(trace.positions) and 0 <= at < self.bench.lm.n_layers):
                 raise EngramError(f"There is no cell in row {row}, layer {at}.")
             token = texts.visible(trace.tokens[trace.positions[row]])

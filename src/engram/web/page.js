@@ -59,8 +59,12 @@
         event.preventDefault();
       });
     },
-    download() {
-      document.querySelector("#engram-file a, a#engram-file, #engram-file")?.click();
+    download(file) {
+      if (!file?.url) return;
+      const link = document.createElement("a");
+      link.href = file.url;
+      link.download = file.orig_name || "edit.zip";
+      link.click();
     },
   };
 })();

@@ -188,8 +188,8 @@ class Workbench:
         kind = METHODS.get(method)
         if kind is None or "preset" not in {field.name for field in fields(kind)}:
             return ()
-        default = next(field.default for field in fields(kind) if field.name == "preset")
-        names = [name for part in get_args(get_type_hints(kind)["preset"]) for name in get_args(part)]
+        default = next(str(field.default) for field in fields(kind) if field.name == "preset")
+        names = [str(name) for part in get_args(get_type_hints(kind)["preset"]) for name in get_args(part)]
         return (default, *(name for name in names if name != default))
 
     def make(self, wish: Wish, *, progress: Told | None = None) -> Made:
