@@ -107,10 +107,10 @@ def number_table(trace: "CausalTrace", site: str) -> str:
         rows.append(f'<tr role="row"><th scope="row">{safe(visible(trace.tokens[position]))}{star}</th>{cells}</tr>')
     answer = safe(visible(trace.answer))
     return (
+        f"<p class='engram-lead'>p({answer}) with restored {SITES[site]}, by token (* subject) and layer. "
+        f"Arrow keys walk, Enter chooses the layer.</p>"
         f'<div class="engram-scroll"><table class="engram-grid" role="grid" '
         f'aria-label="p({answer}) by token and layer">'
-        f"<caption>p({answer}) with restored {SITES[site]}, by token (* subject) and layer. "
-        f"Arrow keys walk, Enter chooses the layer.</caption>"
         f'<thead><tr role="row"><td></td>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 

@@ -69,7 +69,7 @@ def next_words(columns: Sequence[tuple[str, NextTokens]]) -> str:
     for title, tokens in columns:
         rows = "".join(
             f'<tr><th scope="row">{safe(visible(token))}</th><td class="engram-bar" style="--share:{chance:.4f}">'
-            f"{percent(chance)}</td></tr>"
+            f"{_share(chance)}</td></tr>"
             for token, chance in tokens
         )
         parts.append(f'<table class="engram-next"><caption>{safe(title)}</caption><tbody>{rows}</tbody></table>')
@@ -94,9 +94,9 @@ def health(made: Made) -> str:
     if verdict is None:
         return ""
     figures = (
-        f"The change has {percent(verdict.largest_norm)} of the weight's norm. Perplexity of held-out text: "
+        f"The change has {_share(verdict.largest_norm)} of the weight's norm. Perplexity of held-out text: "
         f"{verdict.perplexity[0]:.3g} before, {verdict.perplexity[1]:.3g} after. Repeated text: "
-        f"{percent(verdict.repetition[0])} before, {percent(verdict.repetition[1])} after."
+        f"{_share(verdict.repetition[0])} before, {_share(verdict.repetition[1])} after."
     )
     warnings = "".join(f"<li>{safe(warning)}</li>" for warning in verdict.warnings)
     kind, word = ("good", "✓ Healthy") if verdict.ok else ("bad", "⚠ Look twice")
@@ -110,7 +110,7 @@ def before_and_after(made: Made) -> str:
     """Return everything that the check saw, before beside after."""
     parts = [health(made)]
     for fact in made.check.facts:
-        parts.append("<h4>The next word</h4>")
+        parts.append("<h4>The next token</h4>")
         parts.append(next_words([("before", made.before), ("after", made.after)]))
         parts.append(_answers(fact))
         parts.append("<h4>What it writes</h4>")
@@ -142,8 +142,13 @@ def _answers(fact: FactCheck) -> str:
     return f'<h4>What it answers</h4><table class="engram-answers">{head}<tbody>{"".join(rows)}</tbody></table>'
 
 
+def _share(share: float) -> str:
+    """Return a probability that stays on one line."""
+    return percent(share).replace(" ", "&nbsp;")
+
+
 def _said(says: str, probability: float) -> str:
-    return f"<strong>{safe(says)}</strong> {percent(probability)}" if says else "(end of text)"
+    return f"<strong>{safe(says)}</strong> {_share(probability)}" if says else "(end of text)"
 
 
 def _free_text(prompt: str, before: str, after: str) -> str:
@@ -183,7 +188,7 @@ def voices(prompt: str, spoken: Sequence[Voice]) -> str:
     for voice in spoken:
         _, text = differences(spoken[0].text, voice.text)
         parts.append(
-            f'<section class="engram-voice"><h4>{safe(voice.name)}</h4>{next_words([("next word", voice.tokens)])}'
+            f'<section class="engram-voice"><h4>{safe(voice.name)}</h4>{next_words([("next token", voice.tokens)])}'
             f"<p><em>{safe(prompt)}</em>{text}</p></section>"
         )
     return f'<div class="engram-voices">{"".join(parts)}</div>'
