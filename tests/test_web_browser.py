@@ -286,6 +286,16 @@ CONTRAST = """() => {
 }"""
 
 
+def unreadable(page: Any) -> dict[str, float]:
+    """Texts with too little contrast, once colors that are still changing have come to rest."""
+    for _ in range(20):
+        found: dict[str, float] = page.evaluate(CONTRAST)
+        if not found:
+            break
+        page.wait_for_timeout(250)
+    return found
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_can_be_read_in_light_in_the_dark_and_on_a_phone(browser: Any, url: str, theme: str) -> None:
     phone = Visitor(browser, url, width=390, path=f"?__theme={theme}")
@@ -293,12 +303,12 @@ def test_it_can_be_read_in_light_in_the_dark_and_on_a_phone(browser: Any, url: s
     phone.click("locate")
     phone.reads("locate-message", "is not there")
     assert phone.page.evaluate("document.body.classList.contains('dark')") is (theme == "dark")
-    assert phone.page.evaluate(CONTRAST) == {}
+    assert unreadable(phone.page) == {}
     phone.type("subject", "")
     phone.locate()
     phone.edit("Boston")
     phone.reads("result", "What it writes")
-    assert phone.page.evaluate(CONTRAST) == {}
+    assert unreadable(phone.page) == {}
     assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
     phone.leave()
 
