@@ -110,3 +110,12 @@ def test_a_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SettingError, match="pip install datasets"):
         open_corpus("hf:some/wiki")
+
+
+def test_a_dataset_that_the_library_itself_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("datasets", reason="the library 'datasets' is not installed")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    written(folder, ".csv", TEXTS)
+    assert list(open_corpus(f"hf:{folder}").texts()) == TEXTS
