@@ -1,4 +1,4 @@
-"""Models spread by accelerate over devices, CPU and disk: edits work beside weights that are elsewhere."""
+"""Models spread by accelerate over devices, CPU and disk: traces and edits work beside weights that are elsewhere."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from edits import random_edit
 from engram.editing import FT, ROME, applied_rows
 from engram.errors import EditError
 from engram.facts import Fact
+from engram.locate import trace
 from engram.models import LM
 from engram.models.scoring import score_batch
 from engram.stats import statistics
@@ -64,3 +65,15 @@ def test_offloaded_weights_are_not_overwritten_but_the_way_out_is_named(tmp_path
     with pytest.raises(EditError, match="with edit.applied"):
         random_edit(lm).export("hf", tmp_path / "x", lm)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "disk"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+def test_an_offloaded_model_is_traced_like_any_other(family: str, kind: str, tmp_path: Path) -> None:
+    plain, lm = tiny(family), offloaded(family, tmp_path, kind)
+    found, wanted = (trace(each, FACT, samples=3, window=3) for each in (lm, plain))
+    assert found.noise == pytest.approx(wanted.noise) and found.corrupted == pytest.approx(wanted.corrupted, abs=1e-6)
+    for site in ("state", "mlp", "attn"):
+        assert torch.allclose(found.scores[site], wanted.scores[site], atol=1e-5)
+    severed, plainly = (trace(each, FACT, samples=3, sites=("state",), severed="mlp") for each in (lm, plain))
+    assert torch.allclose(severed.scores["state"], plainly.scores["state"], atol=1e-5)
