@@ -123,6 +123,17 @@ def test_facts_in_one_call_equal_facts_alone_then_written_in_sequence(family: st
     assert torch.allclose(moved, _delta_of(alone[-1], lm) @ keys[-1], atol=1e-4)
 
 
+def test_edits_made_together_are_those_made_alone() -> None:
+    lm = tiny("gpt2")
+    facts = [Fact("Ann Bell", "{} lives in the city of", "Rome"), Fact("Bo", "It is said that {} plays", "chess")]
+    method = ROME(layer=1, contexts=["{}", "It is so. {}"], covariance=identity(lm), steps=5)
+    name = lm.mlp_out_name(1)
+    for each, fact in zip(method.each(lm, facts), facts, strict=True):
+        alone = method(lm, [fact])
+        assert each.facts == (fact,) and each.origins[0].contexts == alone.origins[0].contexts
+        assert (each.delta(name) - alone.delta(name)).norm() < 1e-4 * alone.norm()
+
+
 def _average(lm: LM, fact: Fact, method: ROME) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = []
     for context in method.contexts or ():

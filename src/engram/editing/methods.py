@@ -34,6 +34,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Separate(Protocol):
+    """A method that makes many edits of one fact each in less time than one after the other."""
+
+    def each(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> list[Edit]:
+        """Make one Edit per fact, each as if it were alone; arguments as for a `Method`."""
+        ...
+
+
 METHODS: dict[str, type[Any]] = {"ft": FT, "ft-l": FTL, "rome": ROME}
 """Methods by name."""
 

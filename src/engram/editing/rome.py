@@ -133,6 +133,15 @@ class ROME:
 
     def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
         """Make one Edit of all facts; see `engram.edit` for the errors."""
+        return self._solve(lm, facts, progress).edit(range(len(facts)))
+
+    def each(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> list[Edit]:
+        """Make one Edit per fact, as if each were alone; their values are looked for together, which is faster."""
+        solution = self._solve(lm, facts, progress)
+        return [solution.edit([i]) for i in range(len(facts))]
+
+    def _solve(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> "_Solution":
+        """Find the keys and values of all facts."""
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
         layer, notes = rome_layer(lm, self.layer)
         wrap = chat_wrap(lm) if self.chat else Wrap()
@@ -154,16 +163,10 @@ class ROME:
             some = order[begin : begin + self.facts_per_batch]
             batch: list[tuple[Fact, Mode]] = [(facts[i], modes[i]) for i in some]
             solved.update(zip(some, self._values(lm, batch, layer, contexts, wrap, how, progress), strict=True))
-        update, numbers = _in_sequence(
-            lm, layer, [solved[i] for i in range(len(facts))], counted, bare_key=rule.bare_key
-        )
-        records = tuple(
-            replace(solved[i].record, numbers={**solved[i].record.numbers, **numbers[i]}) for i in range(len(facts))
-        )
         origin = Origin(
-            method="rome", settings=self._settings(layer, how, counted), facts=records, contexts=contexts, notes=notes
+            method="rome", settings=self._settings(layer, how, counted), facts=(), contexts=contexts, notes=notes
         )
-        return Edit.of(lm, {lm.mlp_out_name(layer): update}, (origin,))
+        return _Solution(lm, layer, [solved[i] for i in range(len(facts))], counted, rule.bare_key, origin)
 
     def _descent(self, lm: "LM") -> Descent:
         descent = PRESETS[self.preset].descent
@@ -216,6 +219,37 @@ class ROME:
             _solved(lm, fact, mode, layer, first, found, i, per_fact[i], bare, soft.get(i))
             for i, (fact, mode) in enumerate(facts)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Keys and values of facts, from which edits of some or all of them are made.
+
+    Args:
+        lm: the model.
+        layer: the layer to edit.
+        solved: per fact its key and value.
+        counted: key statistics.
+        bare_key: whether the denominator's key is the bare prompt's.
+        origin: where the edits come from, without facts.
+    """
+
+    lm: "LM"
+    layer: int
+    solved: Sequence["_Solved"]
+    counted: KeyStatistics
+    bare_key: bool
+    origin: Origin
+
+    def edit(self, chosen: Sequence[int]) -> Edit:
+        """Make one Edit of some facts."""
+        some = [self.solved[i] for i in chosen]
+        update, numbers = _in_sequence(self.lm, self.layer, some, self.counted, bare_key=self.bare_key)
+        records = tuple(
+            replace(each.record, numbers={**each.record.numbers, **found})
+            for each, found in zip(some, numbers, strict=True)
+        )
+        return Edit.of(self.lm, {self.lm.mlp_out_name(self.layer): update}, (replace(self.origin, facts=records),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from engram.editing import METHODS, ROME, Edit, Method, method_named
 from engram.editing.contexts import sample_contexts
 from engram.editing.layers import rome_layer
+from engram.editing.methods import Separate
 from engram.editing.rome import PRESETS
 from engram.editing.statistics import statistics_for
 from engram.errors import SettingError, did_you_mean
@@ -77,12 +78,16 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
     return replace(method, layer=layer, contexts=tuple(contexts), covariance=counted, corpus=None)
 
 
-def edit_of(lm: "LM", fact: Fact, method: Method) -> Edit | None:
-    """Make the edit of one case, whatever the model says already; `None` for the method `none`.
+def edits_of(lm: "LM", facts: Sequence[Fact], method: Method) -> Sequence[Edit | None]:
+    """Make one edit per fact, whatever the model says already; `None` for the method `none`.
 
     The method itself is called, not `engram.edit`, whose questions before and after evaluation asks in its own way.
     """
-    return None if isinstance(method, Unedited) else method(lm, [fact])
+    if isinstance(method, Unedited):
+        return [None] * len(facts)
+    if isinstance(method, Separate):
+        return method.each(lm, facts)
+    return [method(lm, [fact]) for fact in facts]
 
 
 def _plain(value: Any) -> Any:

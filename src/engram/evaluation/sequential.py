@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engram.editing import Edit, Method
 from engram.errors import EngramError, NumericalError, RunError
-from engram.evaluation.editors import edit_of, prepared
+from engram.evaluation.editors import edits_of, prepared
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.records import record_of
 from engram.evaluation.scores import CaseScores
@@ -173,7 +173,7 @@ def _score_unedited(
 def _step(lm: "LM", case: Case, step: int, method: Method, pile: Pile, after: Store) -> None:
     """Make one edit on top of the others. One that cannot be made is recorded and leaves the model as it was."""
     try:
-        edit = edit_of(lm, case.fact, method)
+        (edit,) = edits_of(lm, [case.fact], method)
         if edit is not None:
             pile.add(edit, steps=step)
             return

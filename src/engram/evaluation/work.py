@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.editing import Edit, Method
 from engram.errors import EngramError
-from engram.evaluation.editors import Unedited, edit_of
+from engram.evaluation.editors import Unedited, edits_of
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.scoring import score_cases
@@ -43,7 +43,7 @@ class Done:
         after: scores under the edit.
         error: why it failed; then `after`, and perhaps `before`, are missing.
         notes: what the method has to say.
-        seconds: time for the edit and for the scores, the latter the batch's divided by its cases.
+        seconds: time for the edit and for the scores, the batch's divided by its cases.
     """
 
     case: Case
@@ -73,14 +73,7 @@ class CaseWorker:
         done = [Done(case, before=job.before.get(case.id)) for case in job.cases]
         self._score("before", [item for item in done if item.before is None], None)
         edits: dict[str, Edit | None] = {}
-        for item in done:
-            if item.error is None:
-                begin = time.perf_counter()
-                try:
-                    edits[item.case.id] = edit_of(self.lm, item.case.fact, self.method)
-                except EngramError as error:
-                    self._fail(item, error)
-                item.seconds["edit"] = time.perf_counter() - begin
+        self._edit([item for item in done if item.error is None], edits)
         for item in done:
             edit = edits.get(item.case.id)
             item.notes = () if edit is None else edit.notes
@@ -90,6 +83,26 @@ class CaseWorker:
         else:
             self._score("after", [item for item in done if item.error is None], edits)
         return done
+
+    def _edit(self, items: Sequence[Done], edits: dict[str, Edit | None]) -> None:
+        """Edit some cases together; where that fails, one by one, so that only the bad ones fail."""
+        if not items:
+            return
+        begin = time.perf_counter()
+        try:
+            made = edits_of(self.lm, [item.case.fact for item in items], self.method)
+        except EngramError as error:
+            if len(items) == 1:
+                self._fail(items[0], error)
+                items[0].seconds["edit"] = time.perf_counter() - begin
+                return
+            for item in items:
+                self._edit([item], edits)
+            return
+        each = (time.perf_counter() - begin) / len(items)
+        for item, edit in zip(items, made, strict=True):
+            edits[item.case.id] = edit
+            item.seconds["edit"] = each
 
     def _score(self, when: str, items: Sequence[Done], edits: dict[str, Edit | None] | None) -> None:
         """Score some cases together; where that fails, one by one, so that only the bad ones fail."""
