@@ -62,6 +62,7 @@ def plain_loop(lm: LM, fact: Fact, layer: int, steps: int) -> list[float]:
     """Do what the published code does for one fact; return the losses."""
     rows = rows_for(lm, 0, fact, CONTEXTS, Wrap(), target=fact.target)
     batch = padded([*rows, essence_row(lm, 0, fact, Wrap(), at_subject=True)])
+    ids, mask = batch.ids.to(lm.device), batch.mask.to(lm.device)
     count, contexts = len(rows[0].targets), len(CONTEXTS)
     targets = torch.tensor([row.targets for row in rows], device=lm.device)
     index = (torch.arange(contexts + 1, device=lm.device), batch.lookup.to(lm.device))
@@ -77,7 +78,7 @@ def plain_loop(lm: LM, fact: Fact, layer: int, steps: int) -> list[float]:
     for step in range(steps):
         adam.zero_grad()
         with patch(lm, {Site("mlp", layer): add}):
-            logits = lm.forward(batch.ids, mask=batch.mask).float()
+            logits = lm.model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0)).logits.float()
         normal = logits.log_softmax(-1)
         chosen = normal[:contexts, -count:].gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         essence = normal[-1, -1]

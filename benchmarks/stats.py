@@ -40,11 +40,11 @@ def texts_for(tokens: int, *, short: bool) -> list[str]:
 
 
 def bare(lm: LM, layers: Sequence[int], batches: Sequence[torch.Tensor]) -> float:
-    """Run the batches to the last layer needed and record nothing but its state; return seconds."""
+    """Run the model itself to the last layer needed and keep nothing but that layer's keys; return seconds."""
     begin = time.perf_counter()
     for ids in batches:
         with torch.no_grad(), record(lm, [Site("key", max(layers))], stop=True):
-            lm.forward(ids, keep=1)
+            lm.model(ids.to(lm.device))
     if lm.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin

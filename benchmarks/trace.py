@@ -68,7 +68,7 @@ def published_loop(lm: LM, kind: str, window: int, layers: range) -> torch.Tenso
         return change
 
     with record(lm, []):
-        answer = int(lm.forward(encoded.ids)[0, -1].argmax())
+        answer = int(lm.model(encoded.ids.to(lm.device)).logits[0, -1].argmax())
     rows: list[list[float]] = []
     for token in range(encoded.ids.shape[1]):
         rows.append([])
@@ -77,7 +77,7 @@ def published_loop(lm: LM, kind: str, window: int, layers: range) -> torch.Tenso
             change = copy_clean(token)
             changes = {Site(kind, at): change for at in range(max(0, low), min(lm.n_layers, high))}
             with torch.no_grad(), patch(lm, {Site("embed"): disturb, **changes}):
-                logits = lm.forward(ids)
+                logits = lm.model(ids.to(lm.device)).logits
             rows[-1].append(float(logits[1:, -1].softmax(-1).mean(0)[answer]))
     return torch.tensor(rows)
 

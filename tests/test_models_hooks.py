@@ -84,3 +84,14 @@ def test_half_precision_runs_and_nan_is_named() -> None:
     lm.mlp_out(1).weight.data.fill_(float("nan"))
     with pytest.raises(NumericalError, match="NaN or infinity"):
         lm.next_tokens("John Holzu comes")
+
+
+def test_a_pass_fuses_gelu_and_gives_the_model_its_own_back() -> None:
+    lm = tiny("gpt2")
+    written_out = [m for m in lm.model.modules() if type(m).__name__ == "NewGELUActivation"]
+    ids = torch.arange(12).view(1, 12)
+    with torch.no_grad():
+        assert torch.allclose(lm.forward(ids), lm.model(ids).logits, atol=1e-5)
+        with pytest.raises(IndexError):
+            lm.forward(ids + 10**6)
+    assert written_out and all("forward" not in module.__dict__ for module in written_out)

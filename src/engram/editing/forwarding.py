@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram.editing.prompts import Batch
-from engram.models.hooks import Site, fused_activations, patch, record
+from engram.models.hooks import Site, patch, record
 from engram.models.resume import Prefix, prefill, resume
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ def first_pass(lm: "LM", batch: Batch, layer: int, *, keep: int, plain: bool = F
     key, value = Site("key", layer), Site("mlp", layer)
     state = Site("state", layer if lm.adds_mlp_to_state else layer - 1)
     if plain or not lm.can_resume or state.layer < 0:
-        with fused_activations(lm.model), record(lm, [key, value]) as seen:
+        with record(lm, [key, value]) as seen:
             logits = lm.forward(batch.ids, mask=batch.mask, keep=keep)
         tail = Tail(lm, layer, keep, batch, None, None)
     else:
         width = max(batch.suffix, keep)
-        with fused_activations(lm.model), record(lm, [key, value, state]) as seen:
+        with record(lm, [key, value, state]) as seen:
             full = prefill(lm, batch.ids, mask=batch.mask, keep=keep)
         logits = full.logits
         prefix = _kept(full.prefix, batch.ids.shape[1] - width, state.layer + 1)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from engram.editing.forwarding import FirstPass, Tail
 from engram.errors import NumericalError
-from engram.models.hooks import fused_activations
 from engram.stats import Progress
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ def descend(
     objective = _Objective(tail, active, aim, how, start.device)
     for step in range(how.steps):
         free = delta.clone().requires_grad_()
-        with fused_activations(lm.model):
-            logits = tail.logits(free[tail.batch.fact.to(free.device)]).to(free.device)
+        logits = tail.logits(free[tail.batch.fact.to(free.device)]).to(free.device)
         fit, rest = objective(logits, free[active], sizes[active])
         total = fit + rest
         for fact, loss, nll in zip(active, total.tolist(), fit.tolist(), strict=True):

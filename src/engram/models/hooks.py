@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engram.models.lm import LM
 
 KINDS = ("attn", "embed", "key", "mlp", "state")
+_TANH_GELUS = ("FastGELUActivation", "NewGELUActivation")  # transformers' names of one function, written out in steps
 Activation = Float[Tensor, "batch pos width"]
 Change = Callable[[Tensor], Tensor]
 
@@ -217,8 +218,8 @@ def contiguous_input(module: nn.Module | None) -> Generator[None]:
 
 @contextmanager
 def fused_activations(model: nn.Module) -> Generator[None]:
-    """Let GPT-2's tanh GELU run as one kernel instead of eight during the `with` block; equal within rounding."""
-    found = [module for module in model.modules() if type(module).__name__ == "NewGELUActivation"]
+    """Let GPT-2's tanh GELU run as one kernel, not as eight, during the `with` block; equal within rounding."""
+    found = [module for module in model.modules() if type(module).__name__ in _TANH_GELUS]
     with ExitStack() as stack:
         for module in found:
             stack.enter_context(_forward_as(module, lambda x: nn.functional.gelu(x, approximate="tanh")))

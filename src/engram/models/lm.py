@@ -16,7 +16,7 @@ from engram.models import checks
 from engram.models.encoding import Encoded, Side, encode, require_offsets
 from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate, next_tokens
-from engram.models.hooks import Site, contiguous_input
+from engram.models.hooks import Site, contiguous_input, fused_activations
 from engram.models.layouts import Layout, find_layout, is_conv1d
 from engram.models.scoring import score
 
@@ -245,10 +245,10 @@ class LM:
             options["attention_mask"] = mask.to(self.device)
             if "position_ids" in self._accepts:
                 options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -positions:].to(self.device)
-        if "logits_to_keep" in self._accepts:
-            with contiguous_input(self.model.get_output_embeddings()):
+        with fused_activations(self.model), contiguous_input(self.model.get_output_embeddings()):
+            if "logits_to_keep" in self._accepts:
                 return self.model(**inputs, **options, logits_to_keep=keep).logits
-        logits = self.model(**inputs, **options).logits
+            logits = self.model(**inputs, **options).logits
         return logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
 
     # Text
