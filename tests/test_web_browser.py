@@ -175,7 +175,7 @@ def test_the_whole_way(browser: Any, url: str, visitor: Visitor, tmp_path: Path)
     visitor.page.wait_for_function(
         "document.querySelectorAll('#engram-ledger tbody td:nth-child(2)')[2].innerText=='off'"
     )
-    assert "Paris" not in visitor.compare(PROMPT).split("next token")[-1]
+    assert "Paris" not in visitor.compare(PROMPT).split("next word")[-1]
 
     (tmp_path / "edit").mkdir()
     with zipfile.ZipFile(io.BytesIO(saved := visitor.save("get-engram"))) as archive:

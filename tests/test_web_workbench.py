@@ -20,6 +20,7 @@ from engram.editing import METHODS
 from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound
 from engram.web.answering import guarded, whole
 from engram.web.ledger import Ledger
+from engram.web.nextwords import next_words
 from engram.web.workbench import Wish, Workbench
 
 PROMPT = "John Holzu comes from"
@@ -76,8 +77,8 @@ def test_an_edit_is_made_looked_at_and_leaves_the_model_alone(bench: Workbench) 
     made = bench.make(wish, progress=lambda *told: seen.append(told))
     assert made.edit.facts[0].original == "Denver"
     assert made.edit.records[0].layers == (2,)
-    assert made.before[0][0].strip() == "Denver"
-    assert made.after[0][0].strip() != "Denver"
+    assert made.before[0].token.strip() == "Denver"
+    assert made.after[0].token.strip() != "Denver"
     assert made.check.health is not None
     kinds = {answer.kind for answer in made.check.facts[0].answers}
     assert {"prompt", "neighbor"} <= kinds
@@ -89,12 +90,32 @@ def test_voices_say_what_the_edited_model_says(bench: Workbench) -> None:
     lm = bench.lm
     a, b = random_edit(lm, seed=1), random_edit(lm, layer=3, seed=2)
     plain, first, both = bench.compare(PROMPT, {"unedited": None, "a": a, "both": a + b})
-    assert plain.tokens[0][0] == lm.next_tokens(PROMPT, k=1)[0][0]
+    assert plain.words[0].token == lm.next_tokens(PROMPT, k=1)[0][0]
     with a.applied(lm):
         assert first.text == lm.generate(PROMPT, max_new_tokens=30)[len(PROMPT) :]
-        assert first.tokens[0][1] == pytest.approx(lm.next_tokens(PROMPT, k=1)[0][1], abs=1e-5)
+        assert first.words[0].probability == pytest.approx(lm.next_tokens(PROMPT, k=1)[0][1], abs=1e-5)
     with a.applied(lm), b.applied(lm):
         assert both.text == lm.generate(PROMPT, max_new_tokens=30)[len(PROMPT) :]
+
+
+def test_next_tokens_are_completed_to_the_words_they_begin(bench: Workbench) -> None:
+    lm, edit = bench.lm, random_edit(bench.lm, seed=1)
+    plain, edited = next_words(lm, PROMPT, [None, edit])
+    assert [(word.token, pytest.approx(word.probability, abs=1e-5)) for word in plain] == lm.next_tokens(PROMPT)
+    assert lm.generate(PROMPT).removeprefix(PROMPT).split()[0].startswith((plain[0].token + plain[0].rest).strip())
+    assert any(word.rest for word in plain) and not any(" " in word.rest for word in plain)
+    with edit.applied(lm):
+        again = next_words(lm, PROMPT, [None])[0]
+    assert [(word.token, word.rest) for word in again] == [(word.token, word.rest) for word in edited]
+
+
+def test_next_words_at_the_end_of_the_positions_stay_tokens(bench: Workbench) -> None:
+    lm = bench.lm
+    assert lm.max_positions is not None
+    each = lm.encode(PROMPT + " a").ids.shape[1] - lm.encode(PROMPT).ids.shape[1]
+    long = PROMPT + " a" * ((lm.max_positions - 4 - lm.encode(PROMPT).ids.shape[1]) // each)
+    assert lm.max_positions - lm.encode(long).ids.shape[1] in range(4, 4 + each)
+    assert [word.rest for word in next_words(lm, long, [None])[0]] == [""] * 5
 
 
 # Many visitors at once

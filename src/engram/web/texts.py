@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from engram.editing.check import FactCheck, percent
 from engram.web.ledger import Entry
+from engram.web.nextwords import NextWords
 from engram.web.subjects import Span
-from engram.web.workbench import Made, NextTokens, Tokens, Voice
+from engram.web.workbench import Made, Tokens, Voice
 
 _TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
 _WORDS = re.compile(r"\s+|\S+")
@@ -63,14 +64,14 @@ def token_buttons(tokens: Tokens, subject: Span | None) -> str:
 # Before and after
 
 
-def next_words(columns: Sequence[tuple[str, NextTokens]]) -> str:
-    """Return the most probable next tokens side by side, with bars."""
+def likely(columns: Sequence[tuple[str, NextWords]]) -> str:
+    """Return the most probable next words side by side, with bars; the rest of a word stands paler than its token."""
     parts: list[str] = []
-    for title, tokens in columns:
+    for title, words in columns:
         rows = "".join(
-            f'<tr><th scope="row">{safe(visible(token))}</th><td class="engram-bar" style="--share:{chance:.4f}">'
-            f"{_share(chance)}</td></tr>"
-            for token, chance in tokens
+            f'<tr><th scope="row">{safe(visible(word.token))}<span class="engram-rest">{safe(word.rest)}</span></th>'
+            f'<td class="engram-bar" style="--share:{word.probability:.4f}">{_share(word.probability)}</td></tr>'
+            for word in words
         )
         parts.append(f'<table class="engram-next"><caption>{safe(title)}</caption><tbody>{rows}</tbody></table>')
     return f'<div class="engram-side">{"".join(parts)}</div>'
@@ -110,8 +111,8 @@ def before_and_after(made: Made) -> str:
     """Return everything that the check saw, before beside after."""
     parts = [health(made)]
     for fact in made.check.facts:
-        parts.append("<h4>The next token</h4>")
-        parts.append(next_words([("before", made.before), ("after", made.after)]))
+        parts.append("<h4>The next word</h4>")
+        parts.append(likely([("before", made.before), ("after", made.after)]))
         parts.append(_answers(fact))
         parts.append("<h4>What it writes</h4>")
         parts.extend(_free_text(text.prompt, text.before, text.after) for text in fact.texts)
@@ -188,7 +189,7 @@ def voices(prompt: str, spoken: Sequence[Voice]) -> str:
     for voice in spoken:
         _, text = differences(spoken[0].text, voice.text)
         parts.append(
-            f'<section class="engram-voice"><h4>{safe(voice.name)}</h4>{next_words([("next token", voice.tokens)])}'
+            f'<section class="engram-voice"><h4>{safe(voice.name)}</h4>{likely([("next word", voice.words)])}'
             f"<p><em>{safe(prompt)}</em>{text}</p></section>"
         )
     return f'<div class="engram-voices">{"".join(parts)}</div>'

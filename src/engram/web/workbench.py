@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import torch
-
 from engram.editing import METHODS, Edit, applied_rows, edit
 from engram.editing.answers import Question, ask, phrase
 from engram.editing.check import Check, check
@@ -19,19 +17,18 @@ from engram.facts import Fact
 from engram.locate import CausalTrace, trace
 from engram.models.generation import Generation, generate_batch
 from engram.web.limits import Limits, bounded
+from engram.web.nextwords import NextWords, next_words
 from engram.web.subjects import Span, guessed
 from engram.web.suggestion import Suggestion, suggested
 
 if TYPE_CHECKING:
     from engram.models import LM
 
-NextTokens = tuple[tuple[str, float], ...]
 Steps = Callable[[int, int], None]
 """Called with finished and all steps."""
 Told = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_TOP = 5
 _NEW_TOKENS = 30
 _SAMPLES = 10
 
@@ -83,12 +80,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """An edit and what it does: the check, and the most probable next tokens before and after."""
+    """An edit and what it does: the check, and the most probable next words before and after."""
 
     edit: Edit
     check: Check
-    before: NextTokens
-    after: NextTokens
+    before: NextWords
+    after: NextWords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +96,13 @@ class Voice:
         name: whose voice it is.
         text: its greedy continuation.
         says: the beginning of it, up to the end of the phrase.
-        tokens: the most probable next tokens.
+        words: the most probable next words.
     """
 
     name: str
     text: str
     says: str
-    tokens: NextTokens
+    words: NextWords
 
 
 class Workbench:
@@ -209,9 +206,7 @@ class Workbench:
             seen = check(
                 self.lm, made, paraphrases=wish.paraphrases, neighborhood=wish.neighborhood, max_new_tokens=_NEW_TOKENS
             )
-            before = tuple(self.lm.next_tokens(fact.text, k=_TOP))
-            with made.applied(self.lm):
-                after = tuple(self.lm.next_tokens(fact.text, k=_TOP))
+            before, after = next_words(self.lm, fact.text, [None, made])
             return Made(edit=made, check=seen, before=before, after=after)
 
     def _present_answer(self, fact: Fact) -> str | None:
@@ -241,19 +236,14 @@ class Workbench:
         text = self.tokens(prompt).prompt
         names = list(edits)
         rows = [text] * len(names)
-        with self._lock, torch.no_grad(), applied_rows(self.lm, [edits[name] for name in names]):
-            logits = self.lm.forward(self.lm.encode(rows).ids, keep=1)[:, -1].float()
-            self.lm.require_finite(logits, "The output")
-            texts = generate_batch(self.lm, rows, Generation(max_new_tokens=self._room(text)))
-        top = logits.softmax(-1).topk(min(_TOP, logits.shape[-1]))
+        under = [edits[name] for name in names]
+        with self._lock:
+            words = next_words(self.lm, text, under)
+            with applied_rows(self.lm, under):
+                texts = generate_batch(self.lm, rows, Generation(max_new_tokens=self._room(text)))
         return tuple(
-            Voice(
-                name=name,
-                text=whole[len(text) :],
-                says=phrase(whole[len(text) :]),
-                tokens=tuple(zip(self.lm.tokens(ids), (float(p) for p in chances), strict=True)),
-            )
-            for name, whole, ids, chances in zip(names, texts, top.indices, top.values, strict=True)
+            Voice(name=name, text=whole[len(text) :], says=phrase(whole[len(text) :]), words=each)
+            for name, whole, each in zip(names, texts, words, strict=True)
         )
 
     def _room(self, prompt: str) -> int:
