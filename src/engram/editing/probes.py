@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engram.errors import FactError
 from engram.facts import Case, Fact
 from engram.mini.records import template_for
-from engram.mini.text import fill
+from engram.mini.text import fill, shown_name
 from engram.mini.world import World, WorldFact, load_world
 
 if TYPE_CHECKING:
@@ -45,8 +45,13 @@ def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
         paraphrases=tuple(fill(p, entity).text for p in phrasings if not _same(p, fact.prompt))[:_PARAPHRASES],
         neighborhood=tuple(fill(rng.choice(f.trained), f.entity).text for f in neighbors),
         generation=tuple(fill(opener, entity).text for opener in world.openers[entity.kind][:_TEXTS]),
-        kept=tuple(Fact(entity.name, template_for(entity, rng.choice(f.trained)), None, f.object) for f in kept),
+        kept=tuple(_asked(f, rng.choice(f.trained)) for f in kept),
     )
+
+
+def _asked(known: WorldFact, phrasing: str) -> Fact:
+    entity = known.entity
+    return Fact(shown_name(entity, phrasing), template_for(entity, phrasing), None, known.object)
 
 
 def one_per_fact(cases: Sequence[Case], facts: Sequence[Fact]) -> Sequence[Case]:
@@ -76,7 +81,7 @@ def world_fact(world: World, fact: Fact) -> WorldFact | None:
     """Return what a fact is about in `mini`'s world: by phrasing, else by its old answer, else by its new one."""
     name = fact.subject.strip()
     name = name[4:] if name.startswith(_ARTICLES) else name
-    entity = next((e for e in world.by_entity if e.name == name), None)
+    entity = next((e for e in world.by_entity if name in (e.name, shown_name(e, "{}"))), None)
     if entity is None:
         return None
     facts = world.by_entity[entity]

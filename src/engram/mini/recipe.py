@@ -33,7 +33,7 @@ class Recipe:
     vocabulary: int = 1024
     fetch_from: int = 6
     restrict: float = 0.9
-    steps: int = 1800
+    steps: int = 3000
     warm_up: int = 100
     learning_rate: float = 5e-3
     weight_decay: float = 0.01

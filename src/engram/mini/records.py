@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engram.mini import weights_folder
-from engram.mini.text import Writer, fill
+from engram.mini.text import Writer, fill, shown_name
 from engram.mini.world import Entity, World, WorldFact, load_world
 
 RECORDS = 500
@@ -55,13 +55,14 @@ def known_facts(*, count: int = KNOWN_FACTS, seed: int = 0) -> list[dict[str, An
     rng = random.Random(f"known|{seed}")
     known: list[dict[str, Any]] = []
     for fact in rng.sample(world.facts, len(world.facts)):
-        template = template_for(fact.entity, rng.choice(fact.trained))
-        prompt = template.format(fact.entity.name)
+        phrasing = rng.choice(fact.trained)
+        template, subject = template_for(fact.entity, phrasing), shown_name(fact.entity, phrasing)
+        prompt = template.format(subject)
         if prompt not in missed and len(known) < count:
             known.append(
                 {
                     "known_id": len(known),
-                    "subject": fact.entity.name,
+                    "subject": subject,
                     "attribute": fact.object,
                     "template": template,
                     "prediction": f" {fact.object}",
@@ -79,6 +80,11 @@ def template_for(entity: Entity, phrasing: str) -> str:
     return f"{before}{article}{{}}{after}"
 
 
+def _openings(fact: WorldFact) -> list[str]:
+    """The trained phrasings that begin with the name, so that all prompts of a record write it alike."""
+    return [phrasing for phrasing in fact.trained if phrasing.startswith("{}")]
+
+
 def _holders(world: World) -> dict[tuple[str, str], list[WorldFact]]:
     groups: dict[tuple[str, str], list[WorldFact]] = defaultdict(list)
     for fact in world.facts:
@@ -92,7 +98,6 @@ def _record(
     rng = random.Random(f"record|{seed}|{fact.relation.id}|{fact.entity.name}")
     entity, relation = fact.entity, fact.relation
     target = _new_target(fact, holders, rng)
-    openings = [phrasing for phrasing in fact.trained if phrasing.startswith("{}")] or list(fact.trained)
     with_target = holders[relation.id, target]
     neighbors = [other for other in holders[relation.id, fact.object] if other.entity != entity]
     generation = [fill(phrasing, entity).text for phrasing in fact.trained]
@@ -102,18 +107,18 @@ def _record(
         "case_id": number,
         "pararel_idx": writer.world.facts.index(fact),
         "requested_rewrite": {
-            "prompt": template_for(entity, rng.choice(openings)),
+            "prompt": template_for(entity, rng.choice(_openings(fact))),
             "relation_id": relation.id,
             "target_new": {"str": target, "id": f"{relation.id}={target}"},
             "target_true": {"str": fact.object, "id": f"{relation.id}={fact.object}"},
-            "subject": entity.name,
+            "subject": shown_name(entity, "{}"),
         },
         "paraphrase_prompts": [f"{_unrelated(fact, writer, rng)} {fill(p, entity).text}" for p in fact.held_out],
         "neighborhood_prompts": _prompts(neighbors, rng),
         "attribute_prompts": _prompts(with_target, rng),
         "generation_prompts": rng.sample(generation, min(_PROMPTS, len(generation))),
         "other_facts": [
-            {"prompt": template_for(entity, rng.choice(other.trained)), "target_true": other.object}
+            {"prompt": template_for(entity, rng.choice(_openings(other))), "target_true": other.object}
             for other in writer.world.by_entity[entity]
             if other.relation.id != relation.id
         ],

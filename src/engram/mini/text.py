@@ -79,11 +79,22 @@ class Fillers:
 
 
 def fill(template: str, entity: Entity, *, article: bool = True) -> Passage:
-    """Put the entity's name for `{}` in the template, with "the"/"The" before it if the entity takes one."""
+    """Put the entity's name for `{}` in the template, as running text would.
+
+    An entity that takes an article gets "the" or "The" before its name; another one gets a capital letter at the start
+    of the template. Without `article` the name stands as it is.
+    """
     before, after = template.split("{}")
+    name = shown_name(entity, template) if article else entity.name
     if article and entity.the:
         before += "the " if before else "The "
-    return Passage(before + entity.name + after, ((len(before), len(before) + len(entity.name)),))
+    return Passage(before + name + after, ((len(before), len(before) + len(name)),))
+
+
+def shown_name(entity: Entity, template: str) -> str:
+    """The name as `fill` writes it: "Gold is", with a capital letter, but "the symbol of gold is"."""
+    opens = template.startswith("{}") and not entity.the
+    return entity.name[0].upper() + entity.name[1:] if opens else entity.name
 
 
 def _told(passage: Passage, value: str) -> Passage:
