@@ -22,6 +22,8 @@ from engram.locate import trace_many
 
 ROOT = Path(__file__).resolve().parents[1]
 LIGHT = Scoring(generate=False, free=False)
+WRITTEN = ("none", "rome", "ft", "ft-l")
+"""Methods for which texts are written too (GE, RS)."""
 RATES = (5e-4, 2e-3, 5e-3, 1e-2, 2e-2)
 BOUNDS = (5e-4, 2e-3, 5e-3, 1e-2, 2e-2)
 
@@ -40,9 +42,9 @@ def best_of(lm: Any, cases: list[Case], candidates: dict[str, Any], out: Path) -
 def main() -> None:
     """Run everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=250, help="cases of the table, behind those for tuning")
-    parser.add_argument("--tuning", type=int, default=40)
-    parser.add_argument("--sequential", type=int, default=100)
+    parser.add_argument("--cases", type=int, default=200, help="cases of the table, behind those for tuning")
+    parser.add_argument("--tuning", type=int, default=24)
+    parser.add_argument("--sequential", type=int, default=60)
     parser.add_argument("--traced", type=int, default=60)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
@@ -93,7 +95,8 @@ def main() -> None:
     folders: list[Path] = []
     for name, method in methods.items():
         folders.append(options.runs / "single" / name)
-        evaluation.evaluate(lm, cases, method=method, out=folders[-1], held_out=held_out)
+        scoring = Scoring(generate=name in WRITTEN, held_out=tuple(held_out))
+        evaluation.evaluate(lm, cases, method=method, out=folders[-1], scoring=scoring, batch=8)
     report = Report.read(folders)
     bars(report, options.out / "figures" / "results.png")
     sequential = evaluation.evaluate(

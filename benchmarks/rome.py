@@ -58,12 +58,14 @@ def facts_for(count: int, *, long: bool) -> list[Fact]:
     return [Fact(f"{NAMES[i % len(NAMES)]} {i}", "{} is located in the city of", target) for i in range(count)]
 
 
-def plain_loop(lm: LM, fact: Fact, layer: int, steps: int) -> list[float]:
+def plain_loop(
+    lm: LM, fact: Fact, layer: int, steps: int, contexts_given: Sequence[str] = CONTEXTS, stop: float = 0.0
+) -> list[float]:
     """Do what the published code does for one fact; return the losses."""
-    rows = rows_for(lm, 0, fact, CONTEXTS, Wrap(), target=fact.target)
+    rows = rows_for(lm, 0, fact, contexts_given, Wrap(), target=fact.target)
     batch = padded([*rows, essence_row(lm, 0, fact, Wrap(), at_subject=True)])
     ids, mask = batch.ids.to(lm.device), batch.mask.to(lm.device)
-    count, contexts = len(rows[0].targets), len(CONTEXTS)
+    count, contexts = len(rows[0].targets), len(contexts_given)
     targets = torch.tensor([row.targets for row in rows], device=lm.device)
     index = (torch.arange(contexts + 1, device=lm.device), batch.lookup.to(lm.device))
     delta = torch.zeros(lm.d_model, device=lm.device, requires_grad=True)
@@ -87,7 +89,7 @@ def plain_loop(lm: LM, fact: Fact, layer: int, steps: int) -> list[float]:
         kept = torch.nn.functional.kl_div(before, essence, log_target=True, reduction="sum")
         loss = -chosen.mean() + 0.0625 * kept + 0.5 * delta.norm() / size**2
         losses.append(loss.item())
-        if step == steps - 1:
+        if step == steps - 1 or losses[-1] < stop:
             break
         (delta.grad,) = torch.autograd.grad(loss, delta)
         adam.step()

@@ -32,7 +32,7 @@ def sweep(
     corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="A run folder for every place goes in here.")] = None,
-    batch: Batch = 8,
+    batch: Batch = 1,
     limit: Limit = None,
     sample: Sample = None,
     skip_unknown: SkipUnknown = False,

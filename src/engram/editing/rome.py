@@ -94,7 +94,7 @@ class ROME:
         kl: weight of the essence term.
         decay: weight of the penalty on δ.
         clamp: bound of ‖δ‖ as a multiple of ‖v₀‖.
-        facts_per_batch: how many facts are optimised at once; bounds memory.
+        facts_per_batch: how many facts are optimised at once: bounds memory. More only helps on a GPU.
         plain: run the whole network at every step; for comparison.
 
     Raises:
@@ -116,7 +116,7 @@ class ROME:
     kl: float | None = None
     decay: float | None = None
     clamp: float | None = None
-    facts_per_batch: int = 8
+    facts_per_batch: int = 4
     plain: bool = False
 
     def __post_init__(self) -> None:

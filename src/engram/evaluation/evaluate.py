@@ -46,7 +46,7 @@ def evaluate(
     method: str | Method = "rome",
     out: str | Path | None = None,
     protocol: Literal["single", "sequential"] | str = "single",
-    batch: int = 8,
+    batch: int = 1,
     scoring: Scoring | None = None,
     generate: bool = True,
     held_out: Sequence[str] = (),
@@ -66,7 +66,8 @@ def evaluate(
         out: a folder for the results. A run that was interrupted is continued; the unedited model's scores go beside
             it (`unedited-...`) and are shared by all runs there. In memory only when not given.
         protocol: "single" undoes each edit; "sequential" piles them up and scores earlier ones again at checkpoints.
-        batch: cases that are scored together; results do not depend on it.
+        batch: cases that are edited and scored together, and are lost together when the process is killed; results do
+            not depend on it.
         scoring: what is measured, instead of the following four.
         generate: write texts (GE, RS): most of the time.
         held_out: texts whose perplexity is measured under every edit.
