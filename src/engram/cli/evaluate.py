@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Data = Annotated[str, typer.Argument(help="A data file (.json, .jsonl, .csv), or a name such as 'mini'.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many cases.")]
 Sample = Annotated[int | None, typer.Option(help="Only so many cases, drawn at random.")]
-Batch = Annotated[int, typer.Option(help="Cases done together: faster with texts or on a GPU; results do not depend on it.")]
+Batch = Annotated[int, typer.Option(help="Cases done together: faster on a GPU; results do not depend on it.")]
 SkipUnknown = Annotated[bool, typer.Option("--skip-unknown", help="Leave out facts that the model does not know.")]
 _LISTED = 5
 
