@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from engram.models import LM
 
 _LEAST_SHARE = 0.1
+_LEAST_EFFECT = 0.01
 _LEAST_ERRORS = 2.0
 
 
@@ -31,8 +32,8 @@ class Suggestion:
 def suggested(lm: "LM", trace: "CausalTrace") -> Suggestion:
     """Return the layer where restored MLP outputs at the last subject token bring back most of the answer.
 
-    ROME writes there: into an MLP, with the last subject token's key. Where that effect is not clear (below a tenth of
-    the total effect, or below two standard errors) the method's own rule decides.
+    ROME writes there: into an MLP, with the last subject token's key. Where that effect is not clear (below a hundredth,
+    below a tenth of the total effect, or below two standard errors) the method's own rule decides.
 
     Args:
         lm: the model.
@@ -49,9 +50,9 @@ def suggested(lm: "LM", trace: "CausalTrace") -> Suggestion:
     strength, error = float(effect[row][layer]), float(errors[layer])
     own, notes = rome_layer(lm, None)
     rule = notes[0].split(":", 1)[1].strip().split(". ")[0] if notes else "the default"
-    least = _LEAST_SHARE * trace.total_effect
+    least = max(_LEAST_EFFECT, _LEAST_SHARE * trace.total_effect)
     token = trace.tokens[last].strip()
-    if strength > max(least, 0.0) and not strength < _LEAST_ERRORS * error:
+    if strength > least and not strength < _LEAST_ERRORS * error:
         window = int(trace.settings["window"])
         why = (
             f"Restored MLP outputs ({window} layer{'s' if window > 1 else ''} around it) at the last subject token, "
