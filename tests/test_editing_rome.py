@@ -307,3 +307,20 @@ def test_methods_are_found_by_name() -> None:
         engram.edit(lm, fact, ROME(layer=1), steps=3)
     with pytest.raises(FactError, match="No fact"):
         engram.edit(lm, [])
+
+
+def test_the_clamp_is_the_published_one_or_the_one_a_config_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny("gpt2")
+    fact = Fact("Ann Bell", "{} lives in the city of", "Rome")
+    method = ROME(layer=1, contexts=["{}"], covariance=identity(lm), steps=3)
+
+    def clamp(of: ROME) -> float:
+        return of(lm, [fact]).origins[0].settings["clamp"]
+
+    assert clamp(method) == 4.0
+    monkeypatch.setattr(lm.config, "engram_edit_clamp", 8.0, raising=False)
+    assert clamp(method) == 8.0
+    assert clamp(replace(method, clamp=2.0)) == 2.0
+    assert clamp(replace(method, preset="paper")) == 4.0
+    monkeypatch.setattr(lm.config, "engram_edit_clamp", "wide")
+    assert clamp(method) == 4.0

@@ -60,3 +60,11 @@ def rome_layer(lm: "LM", layer: int | None) -> tuple[int, tuple[str, ...]]:
         SettingError: out of range.
     """
     return chosen_layer(lm, layer, ROME_LAYERS, otherwise=lm.n_layers // 3, rule="a third of the depth, as in GPT-2")
+
+
+def rome_clamp(lm: "LM", usual: float) -> float:
+    """Return the bound of ‖δ‖ over ‖v₀‖: 3 for GPT-2 Medium, as published; what a config names; or `usual`."""
+    if known(lm) == MEDIUM:
+        return 3.0
+    found = getattr(lm.config, "engram_edit_clamp", None)
+    return float(found) if isinstance(found, int | float) and found > 0 else usual

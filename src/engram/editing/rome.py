@@ -18,7 +18,7 @@ from torch import Tensor
 from engram.editing.contexts import sample_contexts
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
-from engram.editing.layers import MEDIUM, known, rome_layer
+from engram.editing.layers import rome_clamp, rome_layer
 from engram.editing.prompts import TOKENS, Row, Wrap, chat_wrap, essence_row, padded, require_target, rows_for
 from engram.editing.statistics import statistics_for
 from engram.editing.targets import mode_of, without_subject
@@ -170,8 +170,8 @@ class ROME:
 
     def _descent(self, lm: "LM") -> Descent:
         descent = PRESETS[self.preset].descent
-        if known(lm) == MEDIUM and self.preset != "paper":
-            descent = replace(descent, clamp=3.0)
+        if self.preset != "paper":
+            descent = replace(descent, clamp=rome_clamp(lm, descent.clamp))
         own = {n: getattr(self, n) for n in ("steps", "lr", "stop", "kl", "decay", "clamp")}
         return replace(descent, **{name: value for name, value in own.items() if value is not None})
 

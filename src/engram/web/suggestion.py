@@ -32,8 +32,8 @@ class Suggestion:
 def suggested(lm: "LM", trace: "CausalTrace") -> Suggestion:
     """Return the layer where restored MLP outputs at the last subject token bring back most of the answer.
 
-    ROME writes there: into an MLP, with the last subject token's key. Where that effect is not clear (below a hundredth,
-    below a tenth of the total effect, or below two standard errors) the method's own rule decides.
+    ROME writes there: into an MLP, with the last subject token's key. Where that effect is not clear (below 0.01, below
+    a tenth of the total effect, or below two standard errors) the method's own rule decides.
 
     Args:
         lm: the model.
