@@ -85,9 +85,9 @@ def main() -> None:
         "none": "none",
         "rome": ROME(),
         "rome-code": ROME(preset="code"),
-        "rome-paper": ROME(preset="paper"),
         "ft": tuned,
         "ft-l": bounded,
+        "rome-paper": ROME(preset="paper"),
     }
     held_out = [text for case in tuning for text in case.references][:12]  # mini's own language, about other subjects
     folders: list[Path] = []

@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), nargs="+", default=["small", "medium"])
     parser.add_argument("--facts", type=int, nargs="*", default=[], help="also time so many facts in one call")
-    parser.add_argument("--batch", type=int, default=8, help="facts optimised at once")
+    parser.add_argument("--batch", type=int, default=4, help="facts optimised at once")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--long", action="store_true", help="a target of several tokens")
     parser.add_argument("--skip-loop", action="store_true", help="time only engram")
