@@ -35,4 +35,4 @@ def bar_chart(axes: Axes, bars: Sequence[Bar], *, title: str = "", x_label: str 
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend(fontsize="small", frameon=False)
+    axes.figure.legend(loc="outside upper center", ncols=min(6, len(bars)), fontsize="small", frameon=False)
