@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from rome import plain_loop
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from shapes import DATA, SHAPES, TOKENIZER, build
 
 from engram import datasets
 from engram.editing import ROME, edit
@@ -30,20 +30,7 @@ from engram.facts import Case
 from engram.models import LM
 from engram.stats import KeyStatistics
 
-SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "xl": (48, 1600, 25)}
 LAYERS = {"small": 4, "medium": 8, "xl": 17}
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-def build(shape: str, device: str, dtype: str) -> LM:
-    """Make a random model of a GPT-2 shape."""
-    layers, width, heads = SHAPES[shape]
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
-    with torch.device(device):
-        model = GPT2LMHeadModel(config).to(getattr(torch, dtype))
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHARED / "gpt2_tokenizer")
-    return LM(model, tokenizer, name=f"random GPT-2 {shape}")
 
 
 def method_for(lm: LM, layer: int) -> ROME:
@@ -132,14 +119,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rows", type=int, default=80)
     parser.add_argument("--generate", action="store_true")
-    parser.add_argument("--data", type=Path, default=SHARED / "counterfact" / "counterfact_400.json")
+    parser.add_argument("--data", type=Path, default=DATA / "counterfact" / "counterfact_400.json")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
 
-    lm = build(options.shape, options.device, options.dtype)
+    lm = build(options.shape, TOKENIZER, options.device, options.dtype)
     cases = list(datasets.load(options.data, limit=options.cases))
     method = method_for(lm, LAYERS[options.shape])
     few = cases[: options.loop_cases]

@@ -15,11 +15,10 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from shapes import SHAPES, TOKENIZER, build
 
 from engram.editing import ROME, Edit
 from engram.editing.layers import rome_layer
@@ -28,8 +27,6 @@ from engram.facts import Fact
 from engram.models import LM, Site, patch
 from engram.stats import KeyStatistics
 
-SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "xl": (48, 1600, 25)}
-TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2_tokenizer"
 SHORT = ("The weather was nice", "Many people think so", "It was a story", "They talked for hours", "The old man went")
 LONG = (
     "The report was published last week by the city",
@@ -40,16 +37,6 @@ LONG = (
 )
 CONTEXTS = ("{}", *(f"{text}. {{}}" for text in (*SHORT, *SHORT, *LONG, *LONG)))
 NAMES = ("Space Needle", "Eiffel Tower", "Empire State Building", "Golden Gate Bridge", "Sydney Opera House", "Big Ben")
-
-
-def build(shape: str, tokenizer: str, device: str, dtype: str) -> LM:
-    """Make a random model of a GPT-2 shape."""
-    layers, width, heads = SHAPES[shape]
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
-    with torch.device(device):
-        model = GPT2LMHeadModel(config).to(getattr(torch, dtype))
-    return LM(model, PreTrainedTokenizerFast.from_pretrained(tokenizer), name=f"random GPT-2 {shape}")
 
 
 def facts_for(count: int, *, long: bool) -> list[Fact]:

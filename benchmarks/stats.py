@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from rome import SHAPES, TOKENIZER, build
+from shapes import SHAPES, TOKENIZER, build
 
 from engram.editing.layers import rome_layer
 from engram.models import LM, Site, record

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from shapes import SHAPES, TOKENIZER, build
 
 from engram.facts import Fact
 from engram.locate.memory import parse_budget
@@ -32,20 +32,8 @@ from engram.locate.staircase import Limits, effective, plan_climbs
 from engram.locate.tracing import trace_with
 from engram.models import LM, Site, patch, record
 
-SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "xl": (48, 1600, 25)}
 FACT = Fact("Space Needle", "The {} is in the city of")
 NOISE = 0.1
-TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2_tokenizer"
-
-
-def build(shape: str, tokenizer: str, device: str, dtype: str) -> LM:
-    """Make a random model of a GPT-2 shape."""
-    layers, width, heads = SHAPES[shape]
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
-    with torch.device(device):
-        model = GPT2LMHeadModel(config).to(getattr(torch, dtype))
-    return LM(model, PreTrainedTokenizerFast.from_pretrained(tokenizer), name=f"random GPT-2 {shape}")
 
 
 def published_loop(lm: LM, kind: str, window: int, layers: range) -> torch.Tensor:
