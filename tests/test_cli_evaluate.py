@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 def test_evaluate_and_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("evaluate", GOLDEN_MODEL, data, "--method", "none", "--no-generate", "--out", tmp_path / "none")
     code, out, err = run(capsys, *command)
-    assert (code, "ES" in out, "1 record(s) skipped" in err) == (0, True, True)
+    assert (code, "ES" in out, "1 record(s) left out" in err) == (0, True, True)
     assert "line 1 (record 3)" in err
     code, out, _ = run(capsys, *command, "--json")
     result = json.loads(out)

@@ -39,11 +39,13 @@ def test_many_facts_with_broken_lines(capsys: pytest.CaptureFixture[str], tmp_pa
     good = {"subject": SUBJECT, "prompt": PROMPT, "template": "The maker of {} is", "attribute": "S", "prediction": "S"}
     file = tmp_path / "facts.jsonl"
     broken = {**good, "prompt": "Nothing about it"}
-    file.write_text("\n".join(json.dumps(r) for r in (good, broken)) + "\n")
+    file.write_text("\n".join(('{"subject": ', json.dumps(broken), json.dumps(good))) + "\n")
     options = ["--facts", str(file), "--noise", "0.25", "--samples", "2", "--window", "3", "--site", "state"]
     text, said = run(capsys, str(GOLDEN_MODEL), *options, "--out", str(tmp_path / "run"), "--json")
-    assert "left out" in said
-    assert "2" in said
+    assert "2 record(s) left out" in said
+    assert "line 1 " in said
+    assert "broken JSON" in said
+    assert "line 2 " in said
     assert json.loads(text)["count"] == 1
     assert (tmp_path / "run" / "results.jsonl").exists()
     picture = tmp_path / "bars.svg"

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from engram.datasets import Dataset
     from engram.models import LM
 
 Model = Annotated[str, typer.Argument(help="'mini' (built in), a folder, or a Hugging Face hub name.")]
@@ -94,3 +95,13 @@ def progress(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int]
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+def say_skipped(data: "Dataset", *, listed: int = 10) -> None:
+    """Say which records the last reading of a data set left out, and why."""
+    if data.skipped:
+        note(f"{len(data.skipped)} record(s) left out:")
+    for item in data.skipped[:listed]:
+        note(f"  {item.where}: {item.reason}")
+    if len(data.skipped) > listed:
+        note(f"  and {len(data.skipped) - listed} more")

@@ -25,7 +25,7 @@ from engram.cli.common import (
     say_error,
 )
 from engram.cli.options import Seed, Strict, bars, settings_given, unlogged
-from engram.errors import EditRefused, FactError, SettingError
+from engram.errors import DataError, EditRefused, FactError, SettingError
 
 if TYPE_CHECKING:
     from engram.editing import Edit, FactRecord
@@ -95,7 +95,7 @@ def read_cases(
 
     Raises:
         FactError: neither or both were given, or a part of the fact is missing.
-        DataError: the file is broken; the line is named.
+        DataError: the file or one of its records is broken; the line is named. No fact is left out silently.
     """
     from engram.facts import Case, Fact
 
@@ -107,7 +107,10 @@ def read_cases(
         found = datasets.facts(path)
         cases = list(found)
         for skipped in found.skipped:
-            raise FactError(f"{skipped.where}: {skipped.reason}")
+            raise DataError(f"{skipped.where}: {skipped.reason}")
+        for case in cases:
+            if case.fact.target is None and not erase:
+                raise FactError(f"{path}: {case.fact.text!r} has no target. Give what the model shall say, or --erase.")
         return cases
     if prompt is None or subject is None or (to is None and not erase):
         raise FactError(

@@ -19,6 +19,7 @@ from engram.cli.common import (
     note,
     out,
     progress,
+    say_skipped,
 )
 from engram.cli.options import Seed, settings_given, unlogged
 
@@ -181,10 +182,7 @@ def show(report: "Report", columns: list[str] | None = None) -> None:
 
 def say_left_out(cases: "Dataset", report: "Report") -> None:
     """List records that gave no case, and cases that failed."""
-    if cases.skipped:
-        note(f"{len(cases.skipped)} record(s) skipped:")
-        for item in cases.skipped[:_LISTED]:
-            note(f"  {item.where}: {item.reason}")
+    say_skipped(cases, listed=_LISTED)
     for run in report.runs:
         if run.failed:
             note(f"{len(run.failed)} case(s) of {run.name} failed:")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, note, out, progress
+from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, note, out, progress, say_skipped
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
 from engram.cli.options import Seed, settings_given, unlogged
 from engram.errors import SettingError
@@ -72,6 +72,7 @@ def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: in
     try:
         with unlogged(), progress("places", quiet=as_json) as update:
             swept = evaluation.sweep(lm, cases, progress=lambda _, done, total: update(done, total), **options)
+        say_skipped(cases)
         trace = None
         if traced > 0:
             with unlogged(), progress("traces", quiet=as_json) as update:

@@ -19,6 +19,7 @@ from engram.cli.common import (
     note,
     out,
     progress,
+    say_skipped,
 )
 from engram.errors import SettingError
 
@@ -180,12 +181,7 @@ def _cases(name: str, limit: int | None) -> "list[Case]":
 
     dataset = load("mini-knowns" if name == _KNOWN else name, limit=limit)
     cases = list(dataset)
-    for skipped in dataset.skipped[:10]:
-        note(f"left out: {skipped.where}: {skipped.reason}")
-    if len(dataset.skipped) > 10:
-        note(f"left out: {len(dataset.skipped) - 10} more")
-    if not cases:
-        raise SettingError(f"{name} holds no fact that could be read.")
+    say_skipped(dataset)
     return cases
 
 

@@ -12,11 +12,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from engram.datasets.dataset import Dataset, Selection, Skipped
+from engram.datasets.dataset import Dataset, Selection, SelectionOptions, Skipped
 from engram.datasets.files import Row, digest, require_file, rows, validated
-from engram.datasets.schemas import CounterFactRecord, EasyEditRecord, fact_or_skip
+from engram.datasets.reading import read_cases
+from engram.datasets.schemas import CounterFactRecord, EasyEditRecord, fact_of
 from engram.errors import DataError
 from engram.facts import Case, Fact
 
@@ -31,38 +32,27 @@ Snippets = dict[tuple[str, str], list[tuple[str, str]]]
 
 
 def counterfact(
-    path: str | Path,
-    *,
-    snippets: str | Path | None = None,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    skip_unknown: Any = None,
+    path: str | Path, *, snippets: str | Path | None = None, **selection: Unpack[SelectionOptions]
 ) -> Dataset:
     """Read CounterFact, original or EasyEdit's format.
 
     Args:
         path: the JSON file.
         snippets: CounterFact's `attribute_snippets.json`, which gives reference and essence texts.
-        limit: only the first so many cases.
-        sample: only so many, drawn at random.
-        seed: for the draw.
-        skip_unknown: a model; leave out facts that it does not know.
+        **selection: limit, sample, seed, skip_unknown; see `Selection`.
 
     Raises:
-        DataError: the file is missing, broken, or of another format (found out while reading).
+        DataError: the file is missing or broken; whether its records are is found out while reading.
     """
     file = require_file(path)
     texts = None if snippets is None else require_file(snippets)
     identity = digest(file) if texts is None else f"{digest(file)}+{digest(texts)}"
-    selection = Selection(limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown)
 
     def read() -> Iterator[Case | Skipped]:
         known = {} if texts is None else read_snippets(texts)
-        for row in rows(file):
-            yield easyedit_case(row) if is_easyedit(row) else original_case(row, known)
+        return read_cases(file, lambda row: easyedit_case(row) if is_easyedit(row) else original_case(row, known))
 
-    return Dataset(file.stem, "counterfact", identity, read, selection)
+    return Dataset(file.stem, "counterfact", identity, read, Selection(**selection))
 
 
 def is_easyedit(row: Row) -> bool:
@@ -84,6 +74,8 @@ def read_snippets(path: Path) -> Snippets:
     """
     texts: Snippets = defaultdict(list)
     for row in rows(path):
+        if isinstance(row, Skipped):
+            raise DataError(f"{row.where}: {row.reason}")
         try:
             key = (row.fields["relation_id"], row.fields["target_id"])
             texts[key] += [(sample["name"], sample["text"]) for sample in row.fields["samples"]]
@@ -94,20 +86,20 @@ def read_snippets(path: Path) -> Snippets:
     return dict(texts)
 
 
-def original_case(row: Row, snippets: Snippets) -> Case | Skipped:
-    """Make a case of a record in CounterFact's original format."""
+def original_case(row: Row, snippets: Snippets) -> Case:
+    """Make a case of a record in CounterFact's original format.
+
+    Raises:
+        DataError: a field is missing or of another type.
+        FactError: the subject does not stand in the prompt.
+    """
     record = validated(CounterFactRecord, row)
     rewrite = record.requested_rewrite
     new, true = rewrite.target_new, rewrite.target_true
-    fact = fact_or_skip(
-        row, record.case_id, subject=rewrite.subject, prompt=rewrite.prompt, target=new.str_, original=true.str_
-    )
-    if isinstance(fact, Skipped):
-        return fact
     about = snippets.get((rewrite.relation_id, new.id), [])
     return Case(
-        id=record.case_id,
-        fact=fact,
+        id=row.name,
+        fact=fact_of(subject=rewrite.subject, prompt=rewrite.prompt, target=new.str_, original=true.str_),
         relation=rewrite.relation_id,
         paraphrases=record.paraphrase_prompts,
         neighborhood=record.neighborhood_prompts,
@@ -115,36 +107,32 @@ def original_case(row: Row, snippets: Snippets) -> Case | Skipped:
         generation=record.generation_prompts,
         references=record.reference_texts + tuple(text for _, text in about),
         essence=record.essence_texts + tuple(text for name, text in about if name == rewrite.subject),
-        kept=tuple(_other(rewrite.subject, other.prompt, other.target_true, row) for other in record.other_facts),
+        kept=tuple(_other(rewrite.subject, other.prompt, other.target_true) for other in record.other_facts),
     )
 
 
-def _other(subject: str, prompt: str, answer: str, row: Row) -> Fact:
+def _other(subject: str, prompt: str, answer: str) -> Fact:
     if prompt.count("{}") != 1:
-        raise DataError(f"{row.where}: other_facts: the prompt {prompt!r} needs exactly one '{{}}'.")
+        raise DataError(f"other_facts: the prompt {prompt!r} needs exactly one '{{}}'.")
     return Fact(subject, prompt, None, answer)
 
 
-def easyedit_case(row: Row) -> Case | Skipped:
-    """Make a case of a record in EasyEdit's format."""
+def easyedit_case(row: Row) -> Case:
+    """Make a case of a record in EasyEdit's format.
+
+    Raises:
+        DataError: a field is missing or of another type.
+        FactError: the subject does not stand in the prompt.
+    """
     record = validated(EasyEditRecord, row)
-    name = record.case_id if record.case_id is not None else str(row.number)
-    fact = fact_or_skip(
-        row,
-        name,
-        subject=record.subject,
-        prompt=record.prompt,
-        target=record.target_new,
-        original=record.ground_truth,
-    )
-    if isinstance(fact, Skipped):
-        return fact
     paraphrase = asks_for_the_fact(record.rephrase_prompt, record.subject)
     # The locality prompt is a neighborhood prompt where its answer is the original one, as in every CounterFact record.
     neighbor = record.locality_ground_truth == record.ground_truth
     return Case(
-        id=name,
-        fact=fact,
+        id=row.name,
+        fact=fact_of(
+            subject=record.subject, prompt=record.prompt, target=record.target_new, original=record.ground_truth
+        ),
         paraphrases=(record.rephrase_prompt,) if paraphrase else (),
         generation=() if paraphrase else (record.rephrase_prompt,),
         neighborhood=(record.locality_prompt,) if neighbor else (),

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from engram.errors import DataError, SettingError
 from engram.facts import Case
@@ -30,6 +30,15 @@ class Skipped:
     id: str
     where: str
     reason: str
+
+
+class SelectionOptions(TypedDict, total=False):
+    """The keyword options that all readers share; see `Selection`."""
+
+    limit: int | None
+    sample: int | None
+    seed: int
+    skip_unknown: "LM | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +95,11 @@ class Dataset:
     """What the last iteration left out."""
 
     def __iter__(self) -> Iterator[Case]:
+        """Read the cases that are wanted.
+
+        Raises:
+            DataError: the file is broken as a whole, or none of its records gives a case; the line is named.
+        """
         self.skipped = []
         cases = self._all()
         if self.selection.skip_unknown is not None:
@@ -120,11 +134,16 @@ class Dataset:
         for item in self.read():
             if isinstance(item, Skipped):
                 self.skipped.append(item)
-                continue
-            if item.id in seen:
-                raise DataError(f"{self.name}: two records have the id {item.id!r}; ids must differ.")
-            seen.add(item.id)
-            yield item
+            elif item.id in seen:
+                self.skipped.append(Skipped(item.id, self.name, f"an earlier record has the id {item.id!r}, too"))
+            else:
+                seen.add(item.id)
+                yield item
+        if self.skipped and not seen:
+            first = self.skipped[0]
+            raise DataError(
+                f"{self.name}: none of {len(self.skipped)} record(s) can be used. {first.where}: {first.reason}"
+            )
 
     def _known(self, cases: Iterator[Case], lm: "LM") -> Iterator[Case]:
         for group in groups(cases, _KNOWN_BATCH):

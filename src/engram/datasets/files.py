@@ -1,6 +1,7 @@
 """Reading data files record by record, each with the line where it begins. JSON arrays are streamed, not loaded whole.
 
-A file is read in growing pieces, so that a record is decoded at most a few times and the reading stays linear.
+A JSON array is read in growing pieces, so that a record is decoded at most a few times and the reading stays linear.
+Where a broken record leaves no doubt about where the next one begins, as in a .jsonl or .csv file, the others go on.
 """
 
 import csv
@@ -14,11 +15,13 @@ from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from engram.datasets.dataset import Skipped
 from engram.errors import DataError, did_you_mean
 
 _PIECE = 1 << 18
 _SPACE = re.compile(r"\s*")
 _SEPARATOR = "|"
+_IDS = ("case_id", "known_id", "id")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,6 +47,19 @@ class Row:
         """File, line and record, for messages."""
         return f"{self.path}, line {self.line} (record {self.number + 1})"
 
+    @property
+    def name(self) -> str:
+        """The record's own id, or how many records precede it."""
+        own = (self.fields.get(key) for key in _IDS)
+        return next((str(value) for value in own if value not in (None, "")), str(self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A record that could not be read, and why."""
+
+    reason: str
+
 
 def require_file(path: str | Path) -> Path:
     """Check that a data file is there.
@@ -66,19 +82,25 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[Row | Skipped]:
     """Yield the records of a `.json` (a list), `.jsonl` (one per line) or `.csv` file in their order.
 
+    A record that cannot be read is yielded as `Skipped`, where the others can.
+
     Raises:
-        DataError: the file is broken, truncated, empty, not text, or holds something else; it names the line.
+        DataError: the file as a whole is broken, truncated, empty or not text; it names the line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
             number = -1
             for number, (line, fields) in enumerate(_reader(path)(path, file)):
-                if not isinstance(fields, dict):
-                    raise DataError(f"{path}, line {line}: a record must be an object {{...}}, not {_short(fields)}.")
-                yield Row(path, line, number, fields)
+                row = Row(path, line, number, fields if isinstance(fields, dict) else {})
+                if isinstance(fields, _Broken):
+                    yield Skipped(row.name, row.where, fields.reason)
+                elif not isinstance(fields, dict):
+                    yield Skipped(row.name, row.where, f"a record must be an object {{...}}, not {_short(fields)}.")
+                else:
+                    yield row
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     if number < 0:
@@ -89,7 +111,7 @@ def validated(model: type[Model], row: Row) -> Model:
     """Return a record as its schema's object.
 
     Raises:
-        DataError: a field is missing, unknown or of another type; file, line, record and field are named.
+        DataError: a field is missing, unknown or of another type; it is named.
     """
     try:
         return model.model_validate(row.fields)
@@ -98,7 +120,7 @@ def validated(model: type[Model], row: Row) -> Model:
         field = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         hint = f" {did_you_mean(field, model.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise DataError(f"{row.where}: {field}: {first['msg'].lower()}{more}.{hint}") from error
+        raise DataError(f"{field}: {first['msg'].lower()}{more}.{hint}") from error
 
 
 def _reader(path: Path) -> Any:
@@ -113,14 +135,14 @@ def _reader(path: Path) -> Any:
             raise DataError(f"{path}: {suffix or 'a name without ending'} is not known; use .json, .jsonl or .csv.")
 
 
-def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
+def _json_lines(_: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue
         try:
-            yield line, json.loads(text)
+            yield line, json.loads(text.rstrip())
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {line}, column {error.colno}: broken JSON: {error.msg}.") from error
+            yield line, _Broken(f"broken JSON at column {error.colno}: {error.msg}.")
 
 
 def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
@@ -201,18 +223,23 @@ class _Pieces:
 def _csv(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
     """Yield rows as dictionaries; empty cells are left out, and cells of list fields are split at '|'."""
     reader = csv.DictReader(file, strict=True)
-    previous = 1
     try:
-        for record in reader:
-            if None in record or None in record.values():
-                raise DataError(
-                    f"{path}, line {previous + 1}: the row has another number of cells than the header "
-                    f"({', '.join(reader.fieldnames or ())})."
-                )
-            yield previous + 1, {key.strip(): cell for key, cell in record.items() if cell.strip()}
-            previous = reader.line_num
+        header = ", ".join(reader.fieldnames or ())
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: broken CSV: {error}.") from error
+        raise DataError(f"{path}, line 1: broken CSV: {error}.") from error
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            yield line, _Broken(f"broken CSV: {error}.")
+            continue
+        if record is None:
+            return
+        if None in record or None in record.values():
+            yield line, _Broken(f"the row has another number of cells than the header ({header}).")
+        else:
+            yield line, {key.strip(): cell for key, cell in record.items() if cell.strip()}
 
 
 def split_cell(value: Any) -> Any:

@@ -1,11 +1,12 @@
-"""`load`: a data set by file or by name, its format told by the fields of its first record."""
+"""`load`: a data set by file or by name, its format told by its records' fields."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engram.datasets.counterfact import counterfact
-from engram.datasets.dataset import Dataset
+from engram.datasets.dataset import Dataset, Skipped
 from engram.datasets.files import Row, require_file, rows
 from engram.datasets.others import knowns, mini, wise, zsre
 from engram.datasets.sources import SOURCES, download
@@ -18,9 +19,12 @@ _FORMATS: tuple[tuple[str, frozenset[str], Callable[..., Dataset]], ...] = (
     ("zsRE", frozenset({"src", "rephrase", "alt", "loc"}), zsre),
     ("known facts", frozenset({"subject", "attribute", "prompt", "template"}), knowns),
     ("WISE", frozenset({"prompt", "subject", "target_new", "locality_prompt"}), wise),
-    ("your own facts", frozenset({"subject", "prompt", "target"}), facts),
+    ("your own facts", frozenset({"subject", "prompt"}), facts),
 )
 """Formats with the fields that tell them, the more particular ones first."""
+
+_LOOKED_AT = 100
+"""Records at the beginning of a file that may tell its format."""
 
 _BUILT_IN: dict[str, dict[str, Any]] = {"mini": {}, "mini-knowns": {"facts": "knowns"}}
 
@@ -46,7 +50,7 @@ def load(path_or_name: str | Path, **options: Any) -> Dataset:
     if bare and not Path(name).exists():
         raise SettingError(f"There is no data set {name!r} and no such file. {did_you_mean(name, names())}")
     file = require_file(path_or_name)
-    return detect(next(iter(rows(file))))(file, **options)
+    return detect(file)(file, **options)
 
 
 def names() -> list[str]:
@@ -54,15 +58,21 @@ def names() -> list[str]:
     return sorted([*_BUILT_IN, *SOURCES])
 
 
-def detect(row: Row) -> Callable[..., Dataset]:
-    """Return the reader for a file's format, told by its first record.
+def detect(file: Path) -> Callable[..., Dataset]:
+    """Return the reader for a file's format, told by the first record that has the fields of one.
 
     Raises:
-        DataError: no format has these fields.
+        DataError: the file is broken, or no format has these fields.
     """
-    given = set(row.fields)
-    for _, fields, reader in _FORMATS:
-        if fields <= given:
-            return reader
+    looked_at = list(islice(rows(file), _LOOKED_AT))
+    readable = [row for row in looked_at if isinstance(row, Row)]
+    for row in readable:
+        for _, fields, reader in _FORMATS:
+            if fields <= set(row.fields):
+                return reader
+    for broken in looked_at:
+        if isinstance(broken, Skipped):
+            raise DataError(f"{broken.where}: {broken.reason}")
+    given = ", ".join(sorted(readable[0].fields))
     wanted = "; ".join(f"{name}: {', '.join(sorted(fields))}" for name, fields, _ in _FORMATS)
-    raise DataError(f"{row.where}: no known format has the fields {', '.join(sorted(given))}. Known: {wanted}.")
+    raise DataError(f"{readable[0].where}: no known format has the fields {given}. Known: {wanted}.")

@@ -9,9 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from engram.datasets.dataset import Skipped
-from engram.datasets.files import Row, split_cell
-from engram.errors import FactError
+from engram.datasets.files import split_cell
 from engram.facts import Fact
 
 
@@ -59,7 +57,6 @@ class OtherFact(Record):
 class CounterFactRecord(Record):
     """CounterFact, original format."""
 
-    case_id: Name
     requested_rewrite: Rewrite
     paraphrase_prompts: tuple[Text, ...]
     neighborhood_prompts: tuple[Text, ...]
@@ -73,7 +70,6 @@ class CounterFactRecord(Record):
 class EasyEditRecord(Record):
     """CounterFact in EasyEdit's format."""
 
-    case_id: Name | None = None
     prompt: Text
     subject: Text
     target_new: Text
@@ -98,7 +94,6 @@ class ZsreRecord(Record):
 class KnownRecord(Record):
     """A fact that a model knows, for tracing."""
 
-    known_id: Name | None = None
     subject: Text
     attribute: Text
     prompt: Text
@@ -126,13 +121,13 @@ class Kept(BaseModel):
 
 
 class FactRecord(BaseModel):
-    """A user's fact. Only subject, prompt and target must be there; docs/evaluation.md explains the others."""
+    """A user's fact. Subject and prompt must be there, for edits a target, too (docs/evaluation.md has the others)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     subject: Text
     prompt: Text
-    target: Text
+    target: Text | None = None
     original: Text | None = None
     id: Name | None = None
     relation: str = ""
@@ -146,13 +141,12 @@ class FactRecord(BaseModel):
     locality: tuple[tuple[Text, Text], ...] = ()
 
 
-def fact_or_skip(
-    row: Row, name: str, *, subject: str, prompt: str, target: str | None, original: str | None
-) -> Fact | Skipped:
-    """Make a fact from a template or from a filled prompt; say why where the subject does not stand in it."""
-    try:
-        if "{}" in prompt:
-            return Fact(subject, prompt, target, original)
-        return Fact.from_text(prompt, subject, target=target, original=original)
-    except FactError as error:
-        return Skipped(name, row.where, str(error))
+def fact_of(*, subject: str, prompt: str, target: str | None, original: str | None) -> Fact:
+    """Make a fact from a template or from a filled prompt.
+
+    Raises:
+        FactError: the subject does not stand in the prompt.
+    """
+    if "{}" in prompt:
+        return Fact(subject, prompt, target, original)
+    return Fact.from_text(prompt, subject, target=target, original=original)
