@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from families import GOLDEN_MODEL
 
+from engram import locate
 from engram.cli import main
 
 PROMPT, SUBJECT = "The maker of Kara 3000 is", "Kara 3000"
@@ -51,6 +53,19 @@ def test_many_facts_with_broken_lines(capsys: pytest.CaptureFixture[str], tmp_pa
     picture = tmp_path / "bars.svg"
     run(capsys, str(GOLDEN_MODEL), *options, "--severed", "compare", "--plot", str(picture))
     assert picture.exists()
+
+
+def test_ctrl_c_says_what_is_kept(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locate, "trace_many", interrupted)
+    folder = tmp_path / "run"
+    for options, says in ((["--out", str(folder)], "Finished facts are kept"), ([], "Nothing was kept: give --out")):
+        _, said = run(capsys, str(GOLDEN_MODEL), "--facts", "known", *options, code=130)
+        assert says in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

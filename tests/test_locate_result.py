@@ -11,7 +11,7 @@ from families import golden_lm, golden_tokenizer, tiny, tiny_model
 
 from engram.errors import DataError, FactError, NumericalError, PromptTooLong, SettingError
 from engram.facts import Fact
-from engram.locate import CausalTrace, Effect, trace, window_bounds
+from engram.locate import CausalTrace, Effect, trace, usual_window, window_bounds
 from engram.locate.memory import parse_budget
 from engram.models import LM
 
@@ -27,6 +27,10 @@ def test_window_conventions() -> None:
     for window in (1, 3):  # odd windows are the same in both
         assert window_bounds(7, window=window, n_layers=8) == window_bounds(7, window=window, n_layers=8, style="paper")
     assert window_bounds(3, window=1, n_layers=8) == (3, 4)
+
+
+def test_the_usual_window_is_the_papers_in_the_papers_model_and_less_in_smaller_ones() -> None:
+    assert [usual_window(n) for n in (1, 2, 8, 10, 12, 24, 48, 96)] == [1, 1, 2, 3, 3, 6, 10, 10]
 
 
 def test_metrics_agree_with_each_other() -> None:
@@ -132,10 +136,19 @@ def test_bad_options_say_what_is_allowed(options: dict[str, Any], message: str) 
         trace(golden_lm(), FACT, **options)
 
 
-def test_a_window_larger_than_the_model_is_clipped_aloud(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("window", "says"), [(10, "larger than, and clipped to, the model"), (5, "more than half of")])
+def test_a_window_that_says_little_is_named(caplog: pytest.LogCaptureFixture, window: int, says: str) -> None:
     with caplog.at_level(logging.WARNING):
-        trace(golden_lm(), FACT, sites="mlp", window=10, tokens="last", samples=1)
-    assert "larger than the model (8 layers)" in caplog.text
+        trace(golden_lm(), FACT, sites="mlp", window=window, tokens="last", samples=1)
+    assert says in caplog.text
+    assert "window=2" in caplog.text
+
+
+def test_a_usual_window_is_not_remarked_upon(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        trace(golden_lm(), FACT, sites="mlp", window=4, tokens="last", samples=1)
+        trace(golden_lm(), FACT, sites="state", window=10, tokens="last", samples=1)
+    assert "window" not in caplog.text
 
 
 def test_severing_leaves_its_site_out_of_the_default_ones() -> None:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,6 +96,19 @@ def progress(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int]
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def interruptible(folder: Path | None, *, kept: str) -> Generator[None]:
+    """Let Ctrl-C say what is kept and how to go on, and end with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is None:
+            note("Interrupted. Nothing was kept: give --out FOLDER to be able to continue.")
+        else:
+            note(f"Interrupted. Finished {kept} are kept in {folder}; start the same command again to continue.")
+        raise typer.Exit(130) from None
 
 
 def say_skipped(data: "Dataset", *, listed: int = 10) -> None:

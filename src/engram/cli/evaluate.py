@@ -1,6 +1,5 @@
 """`engram evaluate`: edit every case of a data set, score it, undo it, and keep the results in a folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from engram.cli.common import (
     Revision,
     TrustRemoteCode,
     emit_json,
+    interruptible,
     load_model,
     note,
     out,
@@ -87,11 +87,10 @@ def run_evaluation(lm: "LM", cases: "Dataset", options: dict[str, Any], *, as_js
     """Do it under a progress bar, and show the table."""
     from engram import evaluation
 
-    def work(update: Callable[[int, int], None]) -> "Report":
-        return evaluation.evaluate(lm, cases, progress=update, **options)
-
     folder: Path | None = options["out"]
-    report = resumable(work, what=f"{options['method']} on {cases.name}", folder=folder, quiet=as_json)
+    what = f"{options['method']} on {cases.name}"
+    with interruptible(folder, kept="cases"), unlogged(), progress(what, quiet=as_json) as update:
+        report = evaluation.evaluate(lm, cases, progress=update, **options)
     if as_json:
         emit_json({**report.plain(), "out": None if folder is None else str(folder)})
         return
@@ -139,21 +138,6 @@ def read_texts(path: Path | None) -> tuple[str, ...]:
     if not lines:
         raise DataError(f"The text file {path} is empty; it needs one text per line.")
     return lines
-
-
-def resumable(
-    work: "Callable[[Callable[[int, int], None]], Report]", *, what: str, folder: Path | None, quiet: bool
-) -> "Report":
-    """Do the work under a progress bar; Ctrl-C says how to go on, and ends with exit code 130."""
-    try:
-        with unlogged(), progress(what, quiet=quiet) as update:
-            return work(update)
-    except KeyboardInterrupt:
-        if folder is None:
-            note("Interrupted. Nothing was kept: give --out FOLDER to be able to continue.")
-        else:
-            note(f"Interrupted. Finished cases are kept in {folder}; start the same command again to continue.")
-        raise typer.Exit(130) from None
 
 
 def show(report: "Report", columns: list[str] | None = None) -> None:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, note, out, progress, say_skipped
+from engram.cli.common import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    emit_json,
+    interruptible,
+    load_model,
+    note,
+    out,
+    progress,
+    say_skipped,
+)
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
 from engram.cli.options import Seed, settings_given, unlogged
 from engram.errors import SettingError
@@ -66,21 +78,18 @@ def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: in
     """Try every place, trace some cases, and show what comes of it."""
     from engram import evaluation
     from engram.evaluation.sweep import write_sweep
-    from engram.locate import trace_many
+    from engram.locate import trace_many, usual_window
 
     folder: Path | None = options["out"]
-    try:
+    trace = None
+    with interruptible(folder, kept="places"):
         with unlogged(), progress("places", quiet=as_json) as update:
             swept = evaluation.sweep(lm, cases, progress=lambda _, done, total: update(done, total), **options)
         say_skipped(cases)
-        trace = None
         if traced > 0:
             with unlogged(), progress("traces", quiet=as_json) as update:
-                trace = trace_many(lm, list(islice(cases, traced)), progress=update)
-    except KeyboardInterrupt:
-        kept = "Nothing was kept: give --out FOLDER." if folder is None else f"Finished places are kept in {folder}."
-        note(f"Interrupted. {kept} The same command goes on from there.")
-        raise typer.Exit(130) from None
+                some, window = list(islice(cases, traced)), usual_window(lm.n_layers)
+                trace = trace_many(lm, some, sites="mlp", window=window, tokens="subject_last", progress=update)
     advice = evaluation.advise(swept, trace, method=options["methods"][0])
     if folder is not None:
         write_sweep(swept, folder)

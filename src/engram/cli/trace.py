@@ -15,6 +15,7 @@ from engram.cli.common import (
     Revision,
     TrustRemoteCode,
     emit_json,
+    interruptible,
     load_model,
     note,
     out,
@@ -142,7 +143,7 @@ def _many(
     compare = options["severed"] == "compare"
     if compare:
         options = {name: value for name, value in options.items() if name not in ("sites", "tokens", "severed")}
-    with progress("tracing facts", quiet=as_json) as update:
+    with interruptible(folder, kept="facts"), progress("tracing facts", quiet=as_json) as update:
         found = (compare_severed if compare else trace_many)(lm, facts, out=folder, progress=update, **options)
     if plot is not None:
         found.plot(plot)

@@ -7,7 +7,7 @@ from engram.locate.result import CausalTrace, Effect
 from engram.locate.settings import SITES, TraceOptions
 from engram.locate.severed import SeveredComparison, compare_severed
 from engram.locate.tracing import trace
-from engram.locate.windows import window_bounds
+from engram.locate.windows import usual_window, window_bounds
 
 __all__ = [
     "GROUPS",
@@ -27,5 +27,6 @@ __all__ = [
     "token_groups",
     "trace",
     "trace_many",
+    "usual_window",
     "window_bounds",
 ]

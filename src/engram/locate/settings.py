@@ -8,14 +8,12 @@ from typing import Any, Literal, TypedDict, get_args
 from engram.errors import SettingError, did_you_mean
 from engram.locate.metrics import MetricName
 from engram.locate.noise import Draws, Noise, Swap, parse_noise
-from engram.locate.windows import Cell, TraceSite, WindowStyle, cell_at
+from engram.locate.windows import WINDOW, Cell, TraceSite, WindowStyle, cell_at, usual_window
 
 logger = logging.getLogger(__name__)
 
 Tokens = Literal["all", "last", "subject", "subject_last"]
 SITES: tuple[TraceSite, ...] = ("state", "mlp", "attn")
-WINDOW = 10
-"""The paper's window."""
 
 
 class TraceOptions(TypedDict, total=False):
@@ -97,13 +95,13 @@ class TraceSettings:
     def check_window(self, n_layers: int) -> None:
         """Check the window against the model.
 
-        A window somewhat larger than the model is clipped, which is said; one that restores every layer wherever it
-        stands tells nothing about layers and is an error, unless it is the default.
+        A window of more than half of the layers tells little about layers, which is said; one that restores every layer
+        wherever it stands tells nothing and is an error, unless it is the default.
 
         Raises:
             SettingError: the window is more than twice as large as the model.
         """
-        if self.window <= n_layers or not {"mlp", "attn"} & set(self.sites):
+        if self.window <= max(1, n_layers // 2) or not {"mlp", "attn"} & set(self.sites):
             return
         if self.window > 2 * n_layers and self.window != WINDOW:
             raise SettingError(
@@ -111,11 +109,11 @@ class TraceSettings:
                 f"Choose 1 to {n_layers}."
             )
         logger.warning(
-            "A window of %d layers is larger than the model (%d layers) and is clipped to it; a smaller one, such as "
-            "window=%d, shows more",
+            "A window of %d layers is %s the model (%d layers); a smaller one, such as window=%d, shows more",
             self.window,
+            "more than half of" if self.window <= n_layers else "larger than, and clipped to,",
             n_layers,
-            max(1, n_layers // 4),
+            usual_window(n_layers),
         )
 
     def positions(self, span: range, length: int) -> list[int]:

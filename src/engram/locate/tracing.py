@@ -23,9 +23,9 @@ from engram.locate.noise import Noise, Swap
 from engram.locate.passes import Clean, run_clean, run_corrupted, run_first
 from engram.locate.plain import restore_plainly
 from engram.locate.result import CausalTrace
-from engram.locate.settings import SITES, WINDOW, TraceSettings
+from engram.locate.settings import SITES, TraceSettings
 from engram.locate.staircase import effective, plan_climbs
-from engram.locate.windows import Cell, TraceSite
+from engram.locate.windows import WINDOW, Cell, TraceSite
 from engram.models.scoring import continuation_ids
 
 if TYPE_CHECKING:

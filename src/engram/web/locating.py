@@ -6,6 +6,7 @@ import gradio as gr
 
 from engram.errors import EngramError
 from engram.facts import Fact, occurrences
+from engram.locate import usual_window
 from engram.web import texts
 from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, sent, steps, whole
 from engram.web.figures import SITES, heat_map, in_words, number_table, require_site
@@ -57,7 +58,7 @@ class Locating:
             self.window = gr.Slider(
                 1,
                 layers,
-                value=max(1, layers // 3),
+                value=usual_window(layers),
                 step=1,
                 label="Window",
                 info="Layers of MLP or attention outputs put back at once.",
