@@ -2,7 +2,7 @@
 # PYTHON=... names another interpreter, JOBS=... the test processes, TORCH_INDEX= (empty) PyTorch with CUDA.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format docs clean
+.PHONY: help demo test check lint types format docs notebook clean
 
 JOBS ?= 2
 export PYTHON TORCH_INDEX
@@ -39,6 +39,9 @@ format: .venv/.setup-dev ## format the code and make the safe repairs
 
 docs: .venv/.setup-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebook: .venv/.setup-dev ## run the example notebook and keep what it prints and draws in it
+	@$(BIN)/python scripts/notebook.py
 
 clean: ## remove what builds and tests leave behind (.venv stays)
 	@rm -rf build dist site .hypothesis .pytest_cache .ruff_cache

@@ -25,6 +25,13 @@ def test_script_runs(
     assert (SIZE in str(names["__doc__"])) == ("os" in names)
 
 
+def test_notebook_shows_what_it_prints_and_draws() -> None:
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run: make notebook"
+    assert all(cell.outputs for cell in cells)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+
+
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SIZE, "4")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
