@@ -130,6 +130,39 @@ def test_a_killed_run_goes_on_where_it_saved(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.rglob("unfinished*"))
 
 
+@pytest.mark.parametrize("halfway", [False, True], ids=["between batches", "between the layers of a batch"])
+def test_ctrl_c_within_a_chunk_counts_nothing_twice(
+    halfway: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting_module, "CHUNK", 3_000)
+    monkeypatch.setattr(counting_module, "BATCH", 400)
+    lm, texts = golden_lm(), golden_json("texts")[:600]
+    options: dict[str, Any] = {"tolerance": None, "precision": "float64"}
+    add, added = RunningMoment.add, [0]
+
+    def interrupted(self: RunningMoment, keys: torch.Tensor) -> None:
+        added[0] += 1
+        if added[0] == 2 * 13 + 2:  # the second layer of the fourteenth batch
+            raise KeyboardInterrupt
+        add(self, keys)
+
+    def kill(_: str, done: int, __: int) -> None:
+        if done > 4_000:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if halfway:
+            patched.setattr(RunningMoment, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            statistics(lm, [2, 3], texts, cache=tmp_path, progress=None if halfway else kill, save_every=0.0, **options)
+    again: list[int] = []
+    found = statistics(lm, [2, 3], texts, cache=tmp_path, progress=lambda _, done, __: again.append(done), **options)
+    whole = statistics(lm, [2, 3], texts, cache=tmp_path / "other", **options)
+    assert again[0] > 3_000
+    assert found[2].tokens == whole[2].tokens
+    assert max(close(found[layer].moment, whole[layer].moment) for layer in (2, 3)) < 1e-13
+
+
 def test_a_run_that_is_killed_without_warning_goes_on_from_its_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

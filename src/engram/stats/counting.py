@@ -145,7 +145,20 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class _Count:
-    """What was counted so far."""
+    """What was counted so far.
+
+    Args:
+        moments: sums by layer.
+        probes: some keys by layer.
+        directions: update directions of the probes when they were last looked at.
+        change: how much they had changed then.
+        tokens: counted tokens.
+        windows: counted windows of finished chunks.
+        begun: counted tokens of finished chunks.
+        batches: counted batches of the chunk in progress.
+        checked: tokens when convergence was last looked at.
+        halfway: whether some layers have the keys of the batch in progress and others do not.
+    """
 
     moments: dict[int, RunningMoment] = field(default_factory=dict[int, RunningMoment])
     probes: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
@@ -153,7 +166,10 @@ class _Count:
     change: dict[int, float] = field(default_factory=dict[int, float])
     tokens: int = 0
     windows: int = 0
+    begun: int = 0
+    batches: int = 0
     checked: int = 0
+    halfway: bool = False
 
 
 def collect(
@@ -172,19 +188,19 @@ def collect(
     expected = how.tokens or EXPECTED * lm.d_mlp
     saved = time.monotonic()
     try:
-        for chunk in _chunks(_windows(lm, corpus, how), count.windows, how, count.tokens):
+        for chunk in _chunks(_windows(lm, corpus, how), count.windows, how, count.begun):
             if not chunk:
                 break
-            _count_chunk(lm, layers, chunk, count, how)
-            if progress is not None:
-                progress(what, count.tokens, max(expected, count.tokens))
+            for _ in _count_chunk(lm, layers, chunk, count, how):
+                if progress is not None:
+                    progress(what, count.tokens, max(expected, count.tokens))
+                if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
+                    _save(checkpoint, count)
+                    saved = time.monotonic()
             if how.tokens is None and how.tolerance is not None and _converged(count, how.tolerance):
                 break
-            if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
-                _save(checkpoint, count)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if checkpoint is not None and count.tokens:
+    except (DataError, KeyboardInterrupt):
+        if checkpoint is not None and count.tokens and not count.halfway:
             _save(checkpoint, count)
         raise
     if not count.tokens:
@@ -245,25 +261,35 @@ def _chunks(windows: Iterator[_Window], skip: int, how: Counting, done: int) -> 
     yield chunk
 
 
+def _count_chunk(lm: "LM", layers: Sequence[int], chunk: list[_Window], count: _Count, how: Counting) -> Iterator[None]:
+    """Count the batches of a chunk that were not counted before, and yield after each."""
+    for index, rows in enumerate(_batches(chunk, equal=how.precision == "float64")):
+        if index >= count.batches:
+            _count_batch(lm, layers, rows, count, how)
+            count.batches += 1
+            yield
+    count.windows, count.begun, count.batches = count.windows + len(chunk), count.tokens, 0
+
+
 @torch.no_grad()
-def _count_chunk(lm: "LM", layers: Sequence[int], chunk: list[_Window], count: _Count, how: Counting) -> None:
+def _count_batch(lm: "LM", layers: Sequence[int], rows: list[_Window], count: _Count, how: Counting) -> None:
     sites = [Site("key", layer) for layer in layers]
-    for rows in _batches(chunk, equal=how.precision == "float64"):
-        longest = len(rows[0][0])
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in rows])
-        counted = torch.tensor([c + [False] * (longest - len(c)) for _, c in rows])
-        whole = bool(counted.all())
-        with record(lm, sites, stop=True) as seen:
-            lm.forward(ids, keep=1)
-        for site in sites:
-            keys = seen[site].flatten(0, 1) if whole else seen[site][counted.to(seen[site].device)]
-            lm.require_finite(keys, f"The {site}")
-            if site.layer not in count.moments:
-                count.moments[site.layer] = RunningMoment(lm.d_mlp, precision=how.precision, device=keys.device)
-            count.moments[site.layer].add(keys)
-            _probe(count, site.layer, keys)
-        count.tokens += int(counted.sum())
-    count.windows += len(chunk)
+    longest = len(rows[0][0])
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in rows])
+    counted = torch.tensor([c + [False] * (longest - len(c)) for _, c in rows])
+    whole = bool(counted.all())
+    with record(lm, sites, stop=True) as seen:
+        lm.forward(ids, keep=1)
+    count.halfway = True
+    for site in sites:
+        keys = seen[site].flatten(0, 1) if whole else seen[site][counted.to(seen[site].device)]
+        lm.require_finite(keys, f"The {site}")
+        if site.layer not in count.moments:
+            count.moments[site.layer] = RunningMoment(lm.d_mlp, precision=how.precision, device=keys.device)
+        count.moments[site.layer].add(keys)
+        _probe(count, site.layer, keys)
+    count.tokens += int(counted.sum())
+    count.halfway = False
 
 
 def _batches(chunk: list[_Window], *, equal: bool) -> Iterator[list[_Window]]:
@@ -324,12 +350,15 @@ def _key(lm: "LM", how: Counting, corpus: Corpus, layers: Sequence[int]) -> dict
     }
 
 
+_COUNTERS = ("tokens", "windows", "begun", "batches", "checked")
+
+
 def _save(checkpoint: Checkpoint, count: _Count) -> None:
     tensors: dict[str, Tensor] = {}
     for name, values in (("probes", count.probes), ("directions", count.directions)):
         tensors.update({f"{name} {layer}": tensor for layer, tensor in values.items()})
     tensors.update({f"total {layer}": moment.total for layer, moment in count.moments.items()})
-    facts = {"tokens": count.tokens, "windows": count.windows, "checked": count.checked}
+    facts = {name: getattr(count, name) for name in _COUNTERS}
     write(checkpoint.path, checkpoint.key, tensors, {**facts, "change": list(count.change.items())})
 
 
@@ -338,7 +367,7 @@ def _resumed(checkpoint: Checkpoint | None, layers: Sequence[int], lm: "LM", how
     if stored is None:
         return None
     tensors, facts = stored
-    count = _Count(tokens=facts["tokens"], windows=facts["windows"], checked=facts["checked"])
+    count = _Count(**{name: facts[name] for name in _COUNTERS})
     count.change = {int(layer): float(change) for layer, change in facts["change"]}
     for layer in layers:
         moment = RunningMoment(lm.d_mlp, precision=how.precision, device=lm.device)
