@@ -3,9 +3,9 @@
 import csv
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -86,25 +86,43 @@ def test_no_bytes_make_a_reader_fail_in_an_unforeseen_way(tmp_path: Path, conten
         assert all(isinstance(text, str) and text.strip() for text in texts)
 
 
-def test_a_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Table(list[dict[str, str]]):
-        column_names = ("text", "title")
-        _fingerprint = "abc"
+class Builder:
+    """Stands for the builder of the library 'datasets'."""
 
-    asked: list[Any] = []
+    def __init__(self, rows: Iterable[dict[str, str | None]]) -> None:
+        self.rows, self.hash, self.config = rows, "abc", SimpleNamespace(name="en")
+        self.asked: list[str] = []
 
-    def load_dataset(*where: Any, **options: Any) -> Table:
-        asked.append((where, options))
-        if where[0] == "missing":
+    def as_streaming_dataset(self, split: str) -> Iterable[dict[str, str | None]]:
+        self.asked.append(split)
+        return self.rows
+
+
+def library(monkeypatch: pytest.MonkeyPatch, builder: Builder) -> list[tuple[str, str | None]]:
+    """Put a library with one builder in the place of 'datasets'; return the list of what it is asked for."""
+    asked: list[tuple[str, str | None]] = []
+
+    def load_dataset_builder(path: str, config: str | None) -> Builder:
+        asked.append((path, config))
+        if path == "missing":
             raise FileNotFoundError("no such dataset")
-        return Table([{"text": "Ann", "title": "x"}, {"text": " ", "title": "y"}])
+        return builder
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    corpus = open_corpus("hf:some/wiki:en:train[:10]")
-    assert asked == [(("some/wiki", "en"), {"split": "train[:10]"})]
-    assert list(corpus.texts()) == ["Ann"] and corpus.name == "hf:some/wiki:en:train[:10]"
-    with pytest.raises(DataError, match="no column 'body'"):
-        open_corpus("hf:some/wiki", column="body")
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset_builder=load_dataset_builder))
+    return asked
+
+
+def test_a_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Builder([{"text": "Ann", "title": "x"}, {"text": " ", "title": "y"}, {"text": None, "title": "z"}])
+    asked = library(monkeypatch, builder)
+    corpus = open_corpus("hf:some/wiki:en:test")
+    assert (asked, builder.asked) == ([("some/wiki", "en")], ["test"])
+    assert list(corpus.texts()) == ["Ann"]
+    assert corpus.name == "hf:some/wiki:en:test"
+    assert open_corpus("hf:some/wiki").digest != corpus.digest
+    assert (asked[-1], builder.asked[-1]) == (("some/wiki", None), "train")
+    with pytest.raises(DataError, match="no column 'body', only text, title"):
+        list(open_corpus("hf:some/wiki", column="body").texts())
     with pytest.raises(SettingError, match="no such dataset"):
         open_corpus("hf:missing")
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -112,10 +130,35 @@ def test_a_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         open_corpus("hf:some/wiki")
 
 
+def test_a_dataset_is_read_while_it_comes_and_says_where_it_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote:
+        fetched = 0
+
+        def __iter__(self) -> Iterator[dict[str, str | None]]:
+            for self.fetched in range(1, 100):
+                yield {"text": f"text {self.fetched}"}
+            raise OSError("connection lost")
+
+    remote = Remote()
+    library(monkeypatch, Builder(remote))
+    corpus = open_corpus("hf:some/wiki")
+    texts = corpus.texts()
+    assert [next(texts) for _ in range(3)] == ["text 1", "text 2", "text 3"]
+    assert remote.fetched == 3
+    with pytest.raises(DataError, match="'some/wiki' broke off: connection lost"):
+        list(texts)
+
+
 def test_a_dataset_that_the_library_itself_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = pytest.importorskip("datasets", reason="the library 'datasets' is not installed")
-    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets = pytest.importorskip("datasets", reason="the library 'datasets' is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "texts"
     folder.mkdir()
-    written(folder, ".csv", TEXTS)
-    assert list(open_corpus(f"hf:{folder}").texts()) == TEXTS
+    path = written(folder, ".csv", TEXTS)
+    whole = open_corpus(f"hf:{folder}")
+    assert list(whole.texts()) == TEXTS
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    assert list(open_corpus(f"hf:{folder}::train[:2]").texts()) == TEXTS[:2]
+    assert open_corpus(f"hf:{folder}").digest == whole.digest
+    path.write_text(path.read_text() + "x" * 9, encoding="utf-8")
+    assert open_corpus(f"hf:{folder}").digest != whole.digest

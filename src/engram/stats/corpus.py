@@ -49,7 +49,7 @@ def open_corpus(source: "Corpus | str | Path | Iterable[str]", *, column: str = 
 
     Args:
         source: texts; or a file: .txt (one text per line), .csv or .tsv (with a header), .jsonl, .json (a list); or
-            `"hf:name[:config[:split]]"` for a Hugging Face dataset.
+            `"hf:name[:config[:split]]"` for a Hugging Face dataset, of which no more is fetched than is read.
         column: where the text is in a table.
 
     Raises:
@@ -149,19 +149,38 @@ def _text_of(value: Any, column: str, where: str) -> Iterator[str]:
 
 
 def _dataset(name: str, column: str) -> Corpus:
+    """Read a split while it comes, so that an early stop has fetched no more than it read; a slice needs all of it."""
     try:
         import datasets
     except ImportError as error:
         raise SettingError(
             f"Reading the dataset {name!r} needs the library 'datasets': pip install datasets."
         ) from error
-    path, _, rest = name.partition(":")
-    config, _, split = rest.partition(":")
+    path, config, split = (name.split(":", 2) + ["", ""])[:3]
+    where, part = (path, config or None), split or "train"
     try:
-        table: Any = datasets.load_dataset(path, config or None, split=split or "train")
+        builder: Any = datasets.load_dataset_builder(*where)
+        sliced = "[" in part
+        table: Any = datasets.load_dataset(*where, split=part) if sliced else builder.as_streaming_dataset(part)
     except Exception as error:  # the library raises whatever its many sources raise
-        raise SettingError(f"The dataset {name!r} could not be loaded: {str(error).splitlines()[0]}") from error
-    if column not in table.column_names:
-        raise DataError(f"The dataset {name!r} has no column {column!r}, only {', '.join(table.column_names)}.")
-    digest = hashlib.sha256(f"{table._fingerprint} {column}".encode()).hexdigest()[:16]
-    return Corpus(f"hf:{name}", digest, lambda: (row[column] for row in table if row[column].strip()))
+        raise SettingError(f"The dataset {name!r} could not be loaded: {_brief(error)}") from error
+    identity = f"{path} {builder.config.name} {builder.hash} {part} {column}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return Corpus(f"hf:{name}", digest, lambda: _column(table, column, name))
+
+
+def _column(table: Iterable[dict[str, Any]], column: str, name: str) -> Iterator[str]:
+    try:
+        for row in table:
+            if column not in row:
+                raise DataError(f"The dataset {name!r} has no column {column!r}, only {', '.join(row)}.")
+            if row[column] and row[column].strip():
+                yield row[column]
+    except DataError:
+        raise
+    except Exception as error:  # as above, while reading from a network
+        raise DataError(f"Reading the dataset {name!r} broke off: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
