@@ -173,6 +173,15 @@ def test_a_subject_outside_its_prompt_is_skipped_counted_and_listed(tmp_path: Pa
     assert len(data.skipped) == 1  # counted once, however often the file is read
 
 
+def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = datasets.facts(write(tmp_path / "a.jsonl", f"{json.dumps(GOOD)}\n{{\n{{\n"))
+    for _ in range(2):
+        assert data.count() == 1
+    assert [r.getMessage() for r in caplog.records if "left out" in r.getMessage()] == [
+        f"a: 2 record(s) left out; the first: {data.skipped[0].where}: {data.skipped[0].reason}"
+    ]
+
+
 def test_the_second_of_two_records_of_one_id_is_left_out(tmp_path: Path) -> None:
     line = json.dumps({**GOOD, "id": "x"})
     data = datasets.facts(write(tmp_path / "a.jsonl", f"{line}\n{line}\n"))

@@ -17,7 +17,7 @@ from families import GOLDEN_MODEL, golden_lm
 
 from editing_fakes import Push
 from engram import datasets
-from engram.errors import RunError, SettingError
+from engram.errors import DataError, RunError, SettingError
 from engram.evaluation import Report, Run, Scoring, evaluate
 from engram.evaluation import work as work_module
 from engram.facts import Case, Fact
@@ -236,6 +236,8 @@ def test_wrong_options_are_refused(cases: list[Case]) -> None:
         evaluate(lm, cases, method="none", batch=0)
     with pytest.raises(SettingError, match="no settings"):
         evaluate(lm, cases, method="none", layer=3)
+    with pytest.raises(DataError, match="2 cases have the id"):
+        evaluate(lm, [cases[0], cases[0]], method="none")
 
 
 KILLED = """

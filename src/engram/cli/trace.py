@@ -22,6 +22,7 @@ from engram.cli.common import (
     progress,
     say_skipped,
 )
+from engram.cli.options import unlogged
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _cases(name: str, limit: int | None) -> "list[Case]":
     from engram.datasets import load
 
     dataset = load("mini-knowns" if name == _KNOWN else name, limit=limit)
-    cases = list(dataset)
+    with unlogged():
+        cases = list(dataset)
     say_skipped(dataset)
     return cases
 

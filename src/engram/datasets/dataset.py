@@ -1,5 +1,6 @@
 """`Dataset`: cases that are read when asked for, and what was left out on the way."""
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from engram.facts import Case
 
 if TYPE_CHECKING:
     from engram.models import LM
+
+logger = logging.getLogger(__name__)
 
 _KNOWN_BATCH = 64
 
@@ -93,6 +96,7 @@ class Dataset:
     selection: Selection = field(default_factory=Selection)
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     """What the last iteration left out."""
+    _said: bool = field(default=False, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Case]:
         """Read the cases that are wanted.
@@ -139,11 +143,17 @@ class Dataset:
             else:
                 seen.add(item.id)
                 yield item
-        if self.skipped and not seen:
-            first = self.skipped[0]
-            raise DataError(
-                f"{self.name}: none of {len(self.skipped)} record(s) can be used. {first.where}: {first.reason}"
-            )
+        if self.skipped:
+            self._say_skipped(any_left=bool(seen))
+
+    def _say_skipped(self, *, any_left: bool) -> None:
+        """Log once that records were left out; fail where none is left."""
+        many, first = len(self.skipped), self.skipped[0]
+        if not any_left:
+            raise DataError(f"{self.name}: none of {many} record(s) can be used. {first.where}: {first.reason}")
+        if not self._said:
+            logger.warning("%s: %d record(s) left out; the first: %s: %s", self.name, many, first.where, first.reason)
+            self._said = True
 
     def _known(self, cases: Iterator[Case], lm: "LM") -> Iterator[Case]:
         for group in groups(cases, _KNOWN_BATCH):

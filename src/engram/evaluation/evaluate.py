@@ -7,6 +7,7 @@ interrupted run and an uninterrupted one see the same batches and give the same 
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,7 +18,7 @@ from engram.datasets import Dataset
 from engram.datasets import load as load_data
 from engram.datasets.dataset import groups
 from engram.editing import METHODS, Method
-from engram.errors import SettingError, did_you_mean
+from engram.errors import DataError, SettingError, did_you_mean
 from engram.evaluation.editors import Unedited, method_of, prepared
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.records import circumstances, record_of, settings_of
@@ -222,12 +223,19 @@ def _workers(worker: CaseWorker, engine: Engine) -> Generator[Callable[[], Any]]
 
 
 def dataset_of(data: Data) -> Dataset:
-    """Return data in any of its forms as a data set."""
+    """Return data in any of its forms as a data set.
+
+    Raises:
+        DataError: two of the cases that were given have the same id.
+    """
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
         return load_data(data)
     cases = list(data)
+    for name, many in Counter(case.id for case in cases).items():
+        if many > 1:
+            raise DataError(f"{many} cases have the id {name!r}; results are kept by id, so give each case its own.")
     identity = hashlib.sha256("\n".join(map(repr, cases)).encode()).hexdigest()[:16]
     return Dataset("cases", "counterfact", identity, lambda: cases)
 
