@@ -72,6 +72,14 @@ def test_edit_for_machines(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert set(result["health"]) >= {"ok", "perplexity", "relative_norm", "repetition", "missed"}
 
 
+def test_spaces_typed_around_a_fact_do_no_harm(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "The Space Needle is located in the city of "
+    assert run("edit", "mini", prompt, "--subject", " Space Needle ", "--to", "Rome ", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["origins"][0]["facts"][0]["fact"]["target"] == "Rome"
+    assert result["health"]["ok"]
+
+
 def test_a_known_fact_changes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("edit", "mini", PROMPT, "--subject", "Space Needle", "--to", "Seattle", "--out", "same") == 0
     printed = capsys.readouterr()

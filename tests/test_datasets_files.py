@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engram import datasets
 from engram.datasets import files
 from engram.errors import DataError, SettingError
+from engram.facts import Fact
 
 GOOD = {"subject": "Space Needle", "prompt": "{} is in", "target": "Rome"}
 
@@ -152,6 +153,13 @@ def test_csv_and_jsonl_give_the_same_cases(tmp_path: Path) -> None:
         'Space Needle,{} is in,Rome,Seattle,"Where is it? In|It, is in",P1,\n',
     )
     assert list(datasets.facts(table)) == list(datasets.facts(lines))
+
+
+def test_spaces_around_a_users_texts_are_left_out(tmp_path: Path) -> None:
+    record = {key: f" {value} " for key, value in GOOD.items()} | {"paraphrases": ["It is in "], "original": "\tOslo"}
+    (case,) = datasets.facts(write(tmp_path / "a.jsonl", json.dumps(record)))
+    assert case.fact == Fact("Space Needle", "{} is in", "Rome", "Oslo")
+    assert case.paraphrases == ("It is in",)
 
 
 def test_filled_prompts_and_templates_are_the_same_fact(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_answers_do_not_depend_on_their_batch() -> None:
         assert alone.target is None
 
 
+def test_spaces_at_the_end_of_a_prompt_do_not_change_its_answer() -> None:
+    plain, spaced = (
+        ask(golden_lm(), [Question(text=text, target="Vienna")])[0]
+        for text in ("John Holzu comes from", "John Holzu comes from  ")
+    )
+    assert spaced == plain
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -280,6 +280,14 @@ BAD = [
 ]
 
 
+def test_spaces_at_the_end_of_prompt_and_target_change_nothing() -> None:
+    spaced = replace(FACT, prompt=f"{FACT.prompt}  ", target=f"{FACT.target} ")
+    lm, method = golden_lm(), code(steps=3)
+    plain, other = method(lm, [FACT]), method(lm, [spaced])
+    assert torch.equal(plain.delta(lm.mlp_out_name(2)), other.delta(lm.mlp_out_name(2)))
+    assert other.records[0].text == plain.records[0].text
+
+
 @pytest.mark.parametrize(("settings", "fact", "error", "message"), BAD)
 def test_bad_input_is_refused_with_a_sentence(settings: dict, fact: Fact | None, error: type, message: str) -> None:
     lm = tiny("gpt2")

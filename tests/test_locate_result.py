@@ -151,6 +151,15 @@ def test_a_usual_window_is_not_remarked_upon(caplog: pytest.LogCaptureFixture) -
     assert "window" not in caplog.text
 
 
+def test_a_space_at_the_end_of_a_prompt_belongs_to_the_answer() -> None:
+    plain, spaced = (
+        trace(golden_lm(), Fact("Kara", prompt), sites="state", tokens="last", samples=1)
+        for prompt in ("The maker of {} is", "The maker of {} is ")
+    )
+    assert (spaced.tokens, spaced.answer) == (plain.tokens, plain.answer)
+    assert torch.equal(spaced.state, plain.state)
+
+
 def test_severing_leaves_its_site_out_of_the_default_ones() -> None:
     found = trace(golden_lm(), FACT, severed="mlp", window=3, tokens="last", samples=1)
     assert list(found.scores) == ["state", "attn"]

@@ -83,8 +83,8 @@ class Fact:
 
     @property
     def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace("{}", self.subject)
+        """The prompt with the subject filled in; spaces at its end are left out, for they belong to what follows."""
+        return self.prompt.replace("{}", self.subject).rstrip(" ")
 
     @property
     def subject_chars(self) -> tuple[int, int]:

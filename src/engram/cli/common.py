@@ -89,7 +89,8 @@ def progress(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int]
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with Progress(*columns, console=err(), transient=True, disable=quiet) as bar:
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
         def update(done: int, total: int) -> None:

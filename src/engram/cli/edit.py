@@ -118,6 +118,7 @@ def read_cases(
             'A fact needs a prompt, --subject and --to, as in: engram edit mini "{} is located in the city of" '
             '--subject "Space Needle" --to Rome. Several facts: --facts FILE.'
         )
+    subject, to, was = subject.strip(), to and to.strip(), was and was.strip()
     if "{}" in prompt:
         if occurrence is not None:
             raise SettingError("--occurrence is for prompts in which the subject is written out; this one has {}.")

@@ -170,6 +170,7 @@ def _fact(prompt: str | None, subject: str | None, occurrence: int | None, answe
             "Give a prompt and its --subject, such as: engram trace mini 'The Space Needle is in' "
             "--subject 'Space Needle'; or --facts with a file."
         )
+    subject = subject.strip()
     fact = Fact.from_text(prompt, subject, original=answer, occurrence=occurrence)
     many = len(occurrences(prompt, subject))
     if many > 1 and occurrence is None:

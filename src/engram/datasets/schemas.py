@@ -1,7 +1,7 @@
 """What each format's records must contain (pydantic), and how a subject in a filled prompt becomes a template.
 
 Unknown fields are ignored in published formats, which come in many versions, and refused in a user's own file, where
-they are most likely misspelt.
+they are most likely misspelt. Spaces around a user's texts are left out; published ones stay as they are.
 """
 
 from typing import Annotated
@@ -19,8 +19,13 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _trimmed(text: str) -> str:
+    return text.strip(" \t")
+
+
 Text = Annotated[str, AfterValidator(_not_blank)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(split_cell)]
+Trimmed = Annotated[str, AfterValidator(_trimmed), AfterValidator(_not_blank)]
+Several = Annotated[tuple[Trimmed, ...], BeforeValidator(split_cell)]
 Name = Annotated[str, BeforeValidator(str)]
 
 
@@ -116,8 +121,8 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: Text
-    original: Text
+    prompt: Trimmed
+    original: Trimmed
 
 
 class FactRecord(BaseModel):
@@ -125,20 +130,20 @@ class FactRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subject: Text
-    prompt: Text
-    target: Text | None = None
-    original: Text | None = None
+    subject: Trimmed
+    prompt: Trimmed
+    target: Trimmed | None = None
+    original: Trimmed | None = None
     id: Name | None = None
     relation: str = ""
-    paraphrases: Texts = ()
-    neighborhood: Texts = ()
-    attributes: Texts = ()
-    generation: Texts = ()
-    references: Texts = ()
-    essence: Texts = ()
+    paraphrases: Several = ()
+    neighborhood: Several = ()
+    attributes: Several = ()
+    generation: Several = ()
+    references: Several = ()
+    essence: Several = ()
     kept: tuple[Kept, ...] = ()
-    locality: tuple[tuple[Text, Text], ...] = ()
+    locality: tuple[tuple[Trimmed, Trimmed], ...] = ()
 
 
 def fact_of(*, subject: str, prompt: str, target: str | None, original: str | None) -> Fact:

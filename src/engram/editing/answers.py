@@ -83,7 +83,7 @@ def ask(lm: "LM", questions: Sequence[Question]) -> list[Answer]:
 
 
 def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
-    prompts = [question.text for question in questions]
+    prompts = [question.text.rstrip(" ") for question in questions]  # a space belongs to the answer's first token
     given = [text for q in questions for text in (q.target, q.original) if text]
     longest = max((lm.encode(text).ids.shape[1] for text in given), default=0)
     how = Generation(max_new_tokens=max(_LEAST_NEW_TOKENS, longest + 2))

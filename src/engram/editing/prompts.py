@@ -187,11 +187,11 @@ def padded(rows: Sequence[Row]) -> Batch:
 
 
 def require_target(fact: Fact) -> str:
-    """Return a fact's target.
+    """Return a fact's target, without spaces at its end, which would be a token of their own.
 
     Raises:
         FactError: it has none.
     """
     if fact.target is None or not fact.target.strip():
         raise FactError(f"The fact {fact.text!r} has no target. Give what the model shall say: Fact(..., target=...).")
-    return fact.target
+    return fact.target.rstrip(" ")
