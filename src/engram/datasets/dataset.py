@@ -143,13 +143,10 @@ class Dataset:
             else:
                 seen.add(item.id)
                 yield item
-        if self.skipped:
-            self._say_skipped(any_left=bool(seen))
-
-    def _say_skipped(self, *, any_left: bool) -> None:
-        """Log once that records were left out; fail where none is left."""
+        if not self.skipped:
+            return
         many, first = len(self.skipped), self.skipped[0]
-        if not any_left:
+        if not seen:
             raise DataError(f"{self.name}: none of {many} record(s) can be used. {first.where}: {first.reason}")
         if not self._said:
             logger.warning("%s: %d record(s) left out; the first: %s: %s", self.name, many, first.where, first.reason)

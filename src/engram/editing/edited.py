@@ -26,7 +26,7 @@ from torch import Tensor
 
 from engram.editing.applying import apply_, parameter, require_fit, revert_
 from engram.editing.edit import Edit
-from engram.errors import EditError, EditMismatch
+from engram.errors import EditError, EditMismatch, first_line
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -168,7 +168,7 @@ def recall(folder: str | Path) -> Memory:
             raise EditError(f"{str(inside / ORIGINAL)!r} was cut or changed; the original weights cannot be trusted.")
         originals = load_tensors(data)
     except (OSError, ValueError, ValidationError, SafetensorError) as error:
-        raise EditError(f"The memory of {str(folder)!r} is damaged: {str(error).splitlines()[0]}") from error
+        raise EditError(f"The memory of {str(folder)!r} is damaged: {first_line(error)}") from error
     return Memory(
         model=document.model,
         fingerprint=document.fingerprint,

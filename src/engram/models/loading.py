@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 
-from engram.errors import ModelError, ModelNotFound, SettingError, TokenizerError, UnsupportedModel, did_you_mean
+from engram.errors import (
+    ModelError,
+    ModelNotFound,
+    SettingError,
+    TokenizerError,
+    UnsupportedModel,
+    did_you_mean,
+    first_line,
+)
 from engram.models.lm import LM
 
 logger = logging.getLogger(__name__)
@@ -136,12 +144,6 @@ def _not_found(name: str, error: Exception) -> ModelNotFound:
         f"{name!r} was looked for as a folder here and on the Hugging Face hub, and could not be loaded: "
         f"{first_line(error)} Try 'mini' (built in), a folder, or a name such as 'gpt2-xl'."
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.errors import DataError, SettingError
+from engram.errors import DataError, SettingError, first_line
 
 BUFFER = 10_000
 """Texts among which the order is shuffled; a file sorted by topic must not decide what an early stop sees."""
@@ -163,24 +163,22 @@ def _dataset(name: str, column: str) -> Corpus:
         sliced = "[" in part
         table: Any = datasets.load_dataset(*where, split=part) if sliced else builder.as_streaming_dataset(part)
     except Exception as error:  # the library raises whatever its many sources raise
-        raise SettingError(f"The dataset {name!r} could not be loaded: {_brief(error)}") from error
+        raise SettingError(f"The dataset {name!r} could not be loaded: {first_line(error)}") from error
     identity = f"{path} {builder.config.name} {builder.hash} {part} {column}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return Corpus(f"hf:{name}", digest, lambda: _column(table, column, name))
 
 
 def _column(table: Iterable[dict[str, Any]], column: str, name: str) -> Iterator[str]:
+    for row in _rows(table, name):
+        if column not in row:
+            raise DataError(f"The dataset {name!r} has no column {column!r}, only {', '.join(row)}.")
+        if row[column] and row[column].strip():
+            yield row[column]
+
+
+def _rows(table: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
     try:
-        for row in table:
-            if column not in row:
-                raise DataError(f"The dataset {name!r} has no column {column!r}, only {', '.join(row)}.")
-            if row[column] and row[column].strip():
-                yield row[column]
-    except DataError:
-        raise
+        yield from table
     except Exception as error:  # as above, while reading from a network
-        raise DataError(f"Reading the dataset {name!r} broke off: {_brief(error)}") from error
-
-
-def _brief(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"Reading the dataset {name!r} broke off: {first_line(error)}") from error

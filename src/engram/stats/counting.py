@@ -157,7 +157,7 @@ class _Count:
         begun: counted tokens of finished chunks.
         batches: counted batches of the chunk in progress.
         checked: tokens when convergence was last looked at.
-        halfway: whether some layers have the keys of the batch in progress and others do not.
+        halfway: whether the others are being changed and do not agree.
     """
 
     moments: dict[int, RunningMoment] = field(default_factory=dict[int, RunningMoment])
@@ -266,9 +266,10 @@ def _count_chunk(lm: "LM", layers: Sequence[int], chunk: list[_Window], count: _
     for index, rows in enumerate(_batches(chunk, equal=how.precision == "float64")):
         if index >= count.batches:
             _count_batch(lm, layers, rows, count, how)
-            count.batches += 1
             yield
+    count.halfway = True
     count.windows, count.begun, count.batches = count.windows + len(chunk), count.tokens, 0
+    count.halfway = False
 
 
 @torch.no_grad()
@@ -289,6 +290,7 @@ def _count_batch(lm: "LM", layers: Sequence[int], rows: list[_Window], count: _C
         count.moments[site.layer].add(keys)
         _probe(count, site.layer, keys)
     count.tokens += int(counted.sum())
+    count.batches += 1
     count.halfway = False
 
 
@@ -321,16 +323,19 @@ def _converged(count: _Count, tolerance: float) -> bool:
     size = next(iter(count.moments.values())).total.shape[0]
     if count.tokens < max(2 * size, 2 * count.checked):
         return False
-    count.checked = count.tokens
+    directions: dict[int, Tensor] = {}
+    change: dict[int, float] = {}
     for layer, moment in count.moments.items():
         factor, _ = factorised(moment.mean(), f"layer {layer}")
         solved = torch.cholesky_solve(count.probes[layer].to(factor).T, factor).T
-        new = solved / solved.norm(dim=1, keepdim=True)
+        directions[layer] = new = solved / solved.norm(dim=1, keepdim=True)
         if layer in count.directions:
             old = count.directions[layer]  # of the probes that there were
-            count.change[layer] = float((1 - (new[: len(old)] * old).sum(1)).mean())
-        count.directions[layer] = new
-    changes = [count.change.get(layer, float("inf")) for layer in count.moments]
+            change[layer] = float((1 - (new[: len(old)] * old).sum(1)).mean())
+    count.halfway = True
+    count.checked, count.directions, count.change = count.tokens, directions, change
+    count.halfway = False
+    changes = [change.get(layer, float("inf")) for layer in count.moments]
     logger.info("after %d tokens update directions changed by %s", count.tokens, changes)
     return max(changes) < tolerance
 
