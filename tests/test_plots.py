@@ -50,6 +50,16 @@ def test_bars_stand_side_by_side() -> None:
     assert boxes[0].get_x() + boxes[0].get_width() == pytest.approx(boxes[4].get_x())
 
 
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_layers_are_whole_numbers_however_few(kind: str) -> None:
+    axes, values = new_figure(4.0, 3.0).add_subplot(), np.ones(3)
+    if kind == "lines":
+        line_plot(axes, [Line(label="a", values=values, half_width=values)])
+    else:
+        bar_chart(axes, [Bar(label="a", values=values, half_width=values, color="C0")])
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_text_heat_map_is_readable_without_colour() -> None:
     text = shown(heat_text(VALUES, rows=["The", "Kara", "is"], marked=[1], title="title"))
     lines = text.splitlines()
