@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import GOLDEN_MODEL
+from families import GOLDEN_MODEL, golden_lm
 
 from engram import locate
 from engram.cli import main
+from engram.locate import subject_sigma
 
 PROMPT, SUBJECT = "The maker of Kara 3000 is", "Kara 3000"
 
@@ -53,6 +54,17 @@ def test_many_facts_with_broken_lines(capsys: pytest.CaptureFixture[str], tmp_pa
     picture = tmp_path / "bars.svg"
     run(capsys, str(GOLDEN_MODEL), *options, "--severed", "compare", "--plot", str(picture))
     assert picture.exists()
+
+
+def test_sigma_is_measured_on_the_facts_that_are_given(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "facts.csv"
+    file.write_text("subject,prompt\nKara 3000,{} is\nJohn Holzu,{} is\nKara 3000,{} was\n")
+    options = ["--subject", SUBJECT, "--samples", "2", "--site", "state", "--json"]
+    text, _ = run(capsys, str(GOLDEN_MODEL), PROMPT, *options, "--noise", "2sigma", "--sigma-facts", str(file))
+    found = json.loads(text)
+    assert found["noise"]["amount"] == pytest.approx(2 * subject_sigma(golden_lm(), ["Kara 3000", "John Holzu"]))
+    _, said = run(capsys, str(GOLDEN_MODEL), PROMPT, *options, "--noise", "0.1", "--sigma-facts", str(file), code=2)
+    assert "multiples of σ" in said
 
 
 def test_ctrl_c_says_what_is_kept(
