@@ -2,7 +2,7 @@
 # PYTHON=... names another interpreter, JOBS=... the test processes, TORCH_INDEX= (empty) PyTorch with CUDA.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format docs notebook clean
+.PHONY: help demo test real check lint types format docs notebook clean
 
 JOBS ?= 2
 export PYTHON TORCH_INDEX
@@ -24,6 +24,10 @@ demo: .venv/.setup ## see a fact located, edited, checked and taken back
 
 test: .venv/.setup-dev ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+real: .venv/.setup-dev ## fetch two real models (350 MB, into the cache folder), run the tests that need them
+	@scripts/real_models.sh
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m real
 
 check: lint types ## style, formatting and types
 
