@@ -17,11 +17,12 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
 # A part may import parts with a smaller number, and itself. "plots" draws arrays and knows nothing of results, so that
 # results can draw themselves; "runs" keeps results and spreads work without knowing what it is about, so that tracing
-# and evaluation resume in the same way; "mini" is data beside models.
+# and evaluation resume in the same way; "kinds" is data for any model, "mini" is data beside models.
 LAYERS = {
     "_version": 0,
     "errors": 0,
     "facts": 1,
+    "kinds": 2,
     "plots": 2,
     "runs": 2,
     "models": 2,
