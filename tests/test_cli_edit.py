@@ -26,20 +26,15 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which one edit was made with the command line of the README; statistics are cached in it."""
+    """A folder in which one edit was made with the command line of the README."""
     folder = tmp_path_factory.mktemp("typed")
-    before, cache = Path.cwd(), os.environ.get("ENGRAM_CACHE")
-    os.environ["ENGRAM_CACHE"] = str(folder / "cache")
+    before = Path.cwd()
     os.chdir(folder)
     try:
         assert run("edit", "mini", PROMPT, "--subject", "Space Needle", "--to", "Rome", "--out", "needle/") == 0
         yield folder
     finally:
         os.chdir(before)
-        if cache is None:
-            del os.environ["ENGRAM_CACHE"]
-        else:
-            os.environ["ENGRAM_CACHE"] = cache
 
 
 def read(capsys: pytest.CaptureFixture[str]) -> str:

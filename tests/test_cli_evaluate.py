@@ -12,11 +12,11 @@ from engram.cli import main
 
 
 @pytest.fixture(scope="module")
-def data(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))][:2]
+def data(counterfact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    records = json.loads(counterfact.read_text(encoding="utf-8"))[:2]
     wrong = {**records[0], "case_id": 99}
     wrong["requested_rewrite"] = {**wrong["requested_rewrite"], "prompt": "Nobody is in"}
-    path = tmp_path_factory.mktemp("data") / "golden.json"
+    path = tmp_path_factory.mktemp("data") / "records.json"
     path.write_text(json.dumps([*records, wrong]), encoding="utf-8")
     return path
 

@@ -1,4 +1,4 @@
-"""The published files as they are: counts, fields, and which paraphrase is one."""
+"""The published formats and files: fields, counts, and which paraphrase is one."""
 
 import json
 import subprocess
@@ -16,6 +16,32 @@ from engram.facts import Case
 @pytest.fixture(scope="module")
 def data(shared: Path) -> Path:
     return shared / "data"
+
+
+def test_records_in_counterfacts_format_become_cases(counterfact: Path) -> None:
+    cases = list(datasets.load(counterfact))
+    raw = json.loads(counterfact.read_text(encoding="utf-8"))
+    assert len(cases) == len(raw) == 12
+    for case, record in zip(cases, raw, strict=True):
+        wanted = record["requested_rewrite"]
+        assert case.fact.text == wanted["prompt"].format(wanted["subject"])
+        assert (case.fact.target, case.fact.original) == (wanted["target_new"]["str"], wanted["target_true"]["str"])
+        assert (case.relation, case.paraphrases) == (wanted["relation_id"], tuple(record["paraphrase_prompts"]))
+        assert (case.neighborhood, case.attributes) == (
+            tuple(record["neighborhood_prompts"]),
+            tuple(record["attribute_prompts"]),
+        )
+
+
+def test_records_in_zsres_format_become_cases(zsre: Path) -> None:
+    data = datasets.load(zsre)
+    cases = list(data)
+    assert (len(cases), [item.id for item in data.skipped]) == (11, ["7"])  # the eighth has no target
+    first = cases[0]
+    assert first.fact.text == "Who designed Dordorul Cathedral?"
+    assert (first.fact.target, first.fact.original) == ("Palladio", "Gehry")
+    assert first.paraphrases == ("Who was the architect of Dordorul Cathedral?",)
+    assert first.locality == (("nq question: what is the capital of the country with the longest coast?", "Ottawa"),)
 
 
 def test_counterfact_has_the_published_fields(data: Path) -> None:
@@ -143,16 +169,17 @@ def test_snippets_give_references_and_essence(data: Path, tmp_path: Path) -> Non
     assert first.essence == ("A country.",)
 
 
-def test_unknown_facts_are_left_out_for_a_model(golden: Path, tmp_path: Path) -> None:
-    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))]
-    path = tmp_path / "golden.json"
+def test_unknown_facts_are_left_out_for_a_model(counterfact: Path, tmp_path: Path) -> None:
+    records = json.loads(counterfact.read_text(encoding="utf-8"))[:6]
+    records[2]["requested_rewrite"]["target_true"]["str"] = "Nowhere"
+    path = tmp_path / "records.json"
     path.write_text(json.dumps(records), encoding="utf-8")
     lm = golden_lm()
     data = datasets.load(path, skip_unknown=lm)
     kept = {case.id for case in data}
     for case in data.everything():
         assert (case.id in kept) == knows(lm, case)
-    assert len(kept) + len(data.skipped) == len(records)
+    assert len(kept) == len(records) - 1 and len(data.skipped) == 1
     assert data.describe()["selection"]["known_to"] == lm.fingerprint
 
 

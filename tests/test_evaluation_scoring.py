@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import golden_lm, tiny
 
+from edits import random_edit
 from engram import datasets
 from engram.editing import Edit, LowRank
 from engram.evaluation import CaseScores, Scoring, score_case, score_cases
@@ -19,12 +20,18 @@ FIELDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 
 
 @pytest.fixture(scope="module")
+def cases(counterfact: Path) -> list[Case]:
+    return list(datasets.counterfact(counterfact, limit=3))
+
+
+@pytest.fixture(scope="module")
 def records(golden: Path) -> list[dict[str, Any]]:
+    """Records with the published evaluation's scores, before and after the published program's edit."""
     return json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def cases(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+def published_cases(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     path = tmp_path_factory.mktemp("golden") / "golden.json"
     path.write_text(json.dumps([record["record"] for record in records]), encoding="utf-8")
     return list(datasets.counterfact(path))
@@ -55,16 +62,18 @@ def compare(ours: CaseScores, theirs: dict[str, Any]) -> None:
         np.testing.assert_allclose(ours[name], wanted, atol=1e-4, rtol=0)
 
 
-def test_scores_are_the_published_ones_before_an_edit(records: list[dict[str, Any]], cases: list[Case]) -> None:
-    for record, case in zip(records, cases, strict=True):
+def test_scores_are_the_published_ones_before_an_edit(
+    records: list[dict[str, Any]], published_cases: list[Case]
+) -> None:
+    for record, case in zip(records, published_cases, strict=True):
         compare(score_case(golden_lm(), case), record["pre"])
 
 
 def test_scores_are_the_published_ones_with_the_weight_changed(
-    records: list[dict[str, Any]], cases: list[Case]
+    records: list[dict[str, Any]], published_cases: list[Case]
 ) -> None:
     lm = golden_lm()
-    for record, case in zip(records, cases, strict=True):
+    for record, case in zip(records, published_cases, strict=True):
         weight = lm.mlp_out(record["layer"]).weight
         kept = weight.detach().clone()
         with torch.no_grad():
@@ -76,18 +85,18 @@ def test_scores_are_the_published_ones_with_the_weight_changed(
 
 
 def test_many_cases_in_one_batch_each_under_its_own_edit_score_as_published(
-    records: list[dict[str, Any]], cases: list[Case]
+    records: list[dict[str, Any]], published_cases: list[Case]
 ) -> None:
     edits = [golden_edit(record) for record in records]
-    for ours, record in zip(score_cases(golden_lm(), cases, edits), records, strict=True):
+    for ours, record in zip(score_cases(golden_lm(), published_cases, edits), records, strict=True):
         compare(ours, record["post"])
 
 
-def test_nothing_depends_on_the_batch_or_the_order(records: list[dict[str, Any]], cases: list[Case]) -> None:
+def test_nothing_depends_on_the_batch_or_the_order(cases: list[Case]) -> None:
     lm = golden_lm()
     scoring = Scoring(max_tokens=24, rows=7)
-    edits = [golden_edit(records[0]), None, golden_edit(records[2])]
-    together = score_cases(lm, cases[:3], edits, scoring=scoring)
+    edits = [random_edit(lm, seed=1, rank=1), None, random_edit(lm, 2, seed=2, size=0.1)]
+    together = score_cases(lm, cases, edits, scoring=scoring)
     for index in (2, 0, 1):
         alone = score_case(lm, cases[index], edit=edits[index], scoring=Scoring(max_tokens=24, rows=64))
         same(alone, together[index])

@@ -20,11 +20,8 @@ LIGHT = Scoring(generate=False, free=False)
 
 
 @pytest.fixture(scope="module")
-def cases(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))][:2]
-    path = tmp_path_factory.mktemp("golden") / "golden.json"
-    path.write_text(json.dumps(records), encoding="utf-8")
-    return list(datasets.counterfact(path))
+def cases(counterfact: Path) -> list[Case]:
+    return list(datasets.counterfact(counterfact, limit=2))
 
 
 def test_a_sweep_tries_every_layer_and_token_and_goes_on_where_it_was(tmp_path: Path, cases: list[Case]) -> None:

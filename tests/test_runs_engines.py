@@ -93,7 +93,9 @@ def test_a_job_that_kills_every_worker_ends_the_run_with_a_sentence(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_an_evaluation_on_a_cluster_is_the_local_one_even_when_a_worker_is_killed(tmp_path: Path, golden: Path) -> None:
+def test_an_evaluation_on_a_cluster_is_the_local_one_even_when_a_worker_is_killed(
+    tmp_path: Path, counterfact: Path
+) -> None:
     import json
 
     from families import golden_lm
@@ -103,7 +105,7 @@ def test_an_evaluation_on_a_cluster_is_the_local_one_even_when_a_worker_is_kille
     from engram.evaluation import Scoring, evaluate
     from engram.runs import read_records
 
-    records = [case["record"] for case in json.loads((golden / "counterfact.json").read_text(encoding="utf-8"))]
+    records = json.loads(counterfact.read_text(encoding="utf-8"))[:6]
     many = [{**r, "case_id": f"{turn}-{r['case_id']}"} for turn in range(3) for r in records]
     data = tmp_path / "data.json"
     data.write_text(json.dumps(many), encoding="utf-8")

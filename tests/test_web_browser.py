@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -31,16 +30,10 @@ PATIENCE = 120_000  # milliseconds; a busy machine is no failure
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    before = os.environ.get("ENGRAM_CACHE")
-    os.environ["ENGRAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def url() -> Iterator[str]:
     running = web.serve(web.Workbench(golden_lm(), corpus=golden_json("texts")))
     yield running.url
     running.stop()
-    if before is None:
-        del os.environ["ENGRAM_CACHE"]
-    else:
-        os.environ["ENGRAM_CACHE"] = before
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ def bench() -> Workbench:
     return Workbench(golden_lm(), corpus=golden_json("texts"))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 # What visitors may ask
 
 
