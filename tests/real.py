@@ -10,7 +10,6 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-import torch
 from filelock import FileLock
 
 from engram.models import LM, load
@@ -49,13 +48,8 @@ def _folder() -> Path:
 
 
 def _dequantise(source: Path, place: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model.hf_quantizer, model.is_quantized = None, False
-    del model.config.quantization_config
+    lm = load(source, device="cpu")
     staged = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-    model.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
+    lm.model.save_pretrained(staged)
+    lm.tokenizer.save_pretrained(staged)
     staged.rename(place)

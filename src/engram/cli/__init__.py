@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a check failed, 2 bad input, 130 interrupted (what was finished is kept).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code. `--debug` anywhere shows tracebacks."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' reader of GGUF draws a bar whatever it was told
     given = [argument for argument in given if argument != "--debug"]
     try:
         app(given, prog_name="engram")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engram.datasets import Dataset
     from engram.models import LM
 
-Model = Annotated[str, typer.Argument(help="'mini' (built in), a folder, or a Hugging Face hub name.")]
+Model = Annotated[str, typer.Argument(help="'mini' (built in), a folder, a .gguf file, or a Hugging Face hub name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as 'cpu' or 'cuda:0'.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]

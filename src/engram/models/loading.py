@@ -1,4 +1,4 @@
-"""`load`: a model by hub name, by folder, or the built-in `mini`."""
+"""`load`: a model by hub name, by folder, by GGUF file, or the built-in `mini`."""
 
 import logging
 from pathlib import Path
@@ -15,6 +15,7 @@ from engram.errors import (
     did_you_mean,
     first_line,
 )
+from engram.models.gguf import gguf_file, read_gguf
 from engram.models.lm import LM
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ def load(
     """Load a model and its tokenizer.
 
     Args:
-        name: `"mini"` (built in, works offline), a folder, or a name on the Hugging Face hub such as `"gpt2-xl"`.
+        name: `"mini"` (built in, works offline), a folder, a GGUF file (or a folder with one), or a name on the Hugging
+            Face hub such as `"gpt2-xl"`. Quantised weights of a GGUF file are dequantised; the file's stem is the name.
         device: where to put it; a CUDA device if there is one, else the CPU.
         dtype: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"` (as saved); float32 on CPU and `"auto"` elsewhere when
             not given.
@@ -57,21 +59,26 @@ def load(
             unless `use_safetensors=False` allows pickled ones.
 
     Raises:
-        ModelNotFound: no such model here or on the hub, or no network.
+        ModelNotFound: no such model here or on the hub, or no network; a folder with several GGUF files.
+        ModelError: a damaged GGUF file, or the package that reads them is missing.
         UnsupportedModel: not a dense decoder.
         TokenizerError: no fast tokenizer.
         SettingError: an unknown dtype or device.
     """
     source = str(MINI) if name == "mini" else str(name)
-    _require_model_folder(name, source)
+    file = gguf_file(source)
     place = None if device_map is not None else _device(device)
     kind = _dtype(dtype, place)
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer, model = _fetch(str(name), source, where, kind, device_map, options)
+    if file is not None:
+        tokenizer, model = read_gguf(file, kind, device_map, options)
+    else:
+        _require_model_folder(name, source)
+        where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer, model = _fetch(str(name), source, where, kind, device_map, options)
     if place is not None:
         model = model.to(place)
     logger.info("loaded %s", name)
-    return LM(model, tokenizer, name=str(name))
+    return LM(model, tokenizer, name=str(name) if file is None else file.stem)
 
 
 def _fetch(
@@ -118,7 +125,7 @@ def _require_model_folder(name: str | Path, source: str) -> None:
     folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelNotFound(
-            f"The folder {source!r} holds no model: config.json was looked for and is not there. "
+            f"The folder {source!r} holds no model: config.json or a .gguf file was looked for, and neither is there. "
             f"A model folder is what save_pretrained writes."
         )
     looks_like_path = isinstance(name, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1
