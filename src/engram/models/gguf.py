@@ -87,7 +87,8 @@ def _read(file: Path, kind: Any, device_map: Any, options: dict[str, Any]) -> tu
         where["quantization_config"] = transformers.GgufConfig(dequantize=True)
     if device_map is not None:
         where["device_map"] = device_map
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, config=config, dtype=kind, output_loading_info=True, **where, **options
     )
+    model, report = loaded
     return tokenizer, model, set(report["missing_keys"])
