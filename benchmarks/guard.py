@@ -22,7 +22,7 @@ from engram.editing.guard import guard
 from engram.facts import Fact
 from engram.mini.records import counterfact_records, known_facts
 from engram.models import LM
-from engram.models.scoring import continuation_ids
+from engram.models.continuations import continuation_ids
 from engram.stats import KeyStatistics
 
 HARMLESS = 0.98

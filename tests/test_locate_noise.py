@@ -106,7 +106,7 @@ def test_noise_is_added_or_put_in_place_on_the_subject_only(replace: bool) -> No
     lm = golden_lm()
     span = lm.subject_span(FACT)
     noise = Noise(amount=0.5, unit="absolute", replace=replace)
-    corruption, _ = corrupt(lm, FACT, span, noise, samples=2, draws="seeded", seed=0)
+    corruption, _ = corrupt(lm, FACT, noise, samples=2, draws="seeded", seed=0)
     clean = lm.embed(lm.encode(FACT.text).ids).detach()
     with corruption.applied(lm), record(lm, [Site("embed")]) as seen, torch.no_grad():
         lm.forward(corruption.ids)

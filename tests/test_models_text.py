@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from engram.errors import FactError, PromptTooLong, SettingError, SubjectNotFound, TemplateError, TokenizerError
 from engram.facts import Fact
 from engram.models import LM
+from engram.models.continuations import joined
 from engram.models.encoding import encode
-from engram.models.scoring import joined
 
 WORDS = "The Space Needle is located in the city of Seattle Café Zürich 東京 Ωmega tower".split()
 

@@ -184,16 +184,17 @@ def _knows(lm: "LM", cases: tuple[Case, ...]) -> list[bool]:
     """Say for each case whether the first token of its original answer is the most probable next one."""
     import torch
 
-    from engram.models.scoring import continuation_ids
+    from engram.models.continuations import asked
+    from engram.models.encoding import left_padded
 
     known = [False] * len(cases)
-    asked = [i for i, case in enumerate(cases) if case.fact.original]
-    if not asked:
+    named = [i for i, case in enumerate(cases) if case.fact.original]
+    if not named:
         return known
-    encoded = lm.encode([cases[i].fact.text for i in asked], padding_side="left")
+    prompts = [asked(lm, cases[i].fact) for i in named]
+    ids, mask = left_padded([prompt.ids[0].tolist() for prompt in prompts])
     with torch.no_grad():
-        best = lm.forward(encoded.ids, mask=encoded.mask, keep=1)[:, -1].argmax(-1).tolist()
-    for i, token in zip(asked, best, strict=True):
-        fact = cases[i].fact
-        known[i] = continuation_ids(lm, fact.text, str(fact.original))[0] == token
+        best = lm.forward(ids, mask=mask, keep=1)[:, -1].argmax(-1).tolist()
+    for i, prompt, token in zip(named, prompts, best, strict=True):
+        known[i] = prompt.answer == token
     return known

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engram.models.continuations import Continuation
 from engram.models.generation import Generation, generate_batch
-from engram.models.scoring import continuation_ids, score_batch
+from engram.models.scoring import score_texts
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -91,8 +92,11 @@ def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
     tails = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
     most = max(_LEAST_WORDS, max((len(text.split()) for text in given), default=0))
     says = [phrase(tail, most) for tail in tails]
-    wanted = [[said, q.target or "", q.original or ""] for q, said in zip(questions, says, strict=True)]
-    chances = _chances(lm, prompts, wanted)
+    wanted = [
+        [_spoken(prompt, tail, said), *(Continuation.after(prompt, t or _STAND_IN) for t in (q.target, q.original))]
+        for q, prompt, tail, said in zip(questions, prompts, tails, says, strict=True)
+    ]
+    chances = _chances(lm, wanted)
     return [
         Answer(
             says=said,
@@ -105,13 +109,18 @@ def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
     ]
 
 
-def _chances(lm: "LM", prompts: list[str], wanted: list[list[str]]) -> list[list[float]]:
+def _spoken(prompt: str, tail: str, said: str) -> Continuation:
+    """Return the phrase that the model said as it stands behind the prompt, the white space before it included."""
+    space = tail[: len(tail) - len(tail.lstrip())]
+    return Continuation(prompt, f"{prompt}{space}{said or _STAND_IN}")
+
+
+def _chances(lm: "LM", wanted: list[list[Continuation]]) -> list[list[float]]:
     """Return the probability of each text after its prompt; what stands for an empty text is of no meaning."""
-    texts = [[text or _STAND_IN for text in row] for row in wanted]
-    means = score_batch(lm, prompts, texts).tolist()
+    scored = score_texts(lm, wanted)
     return [
-        [math.exp(-len(continuation_ids(lm, prompt, text)) * mean) for text, mean in zip(row, nll, strict=True)]
-        for prompt, row, nll in zip(prompts, texts, means, strict=True)
+        [math.exp(-len(ids) * mean) for ids, mean in zip(targets, row, strict=True)]
+        for targets, row in zip(scored.targets, scored.nll.tolist(), strict=True)
     ]
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from engram.errors import FactError, SettingError, TokenizerError
 from engram.facts import Fact
-from engram.models.scoring import joined
+from engram.models.continuations import Continuation, continued
+from engram.models.encoding import left_padded
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -127,7 +128,7 @@ def rows_for(
         token: whose key is looked up: one of `TOKENS`.
 
     Raises:
-        FactError: the target has no tokens, or the tokenizer drops the subject.
+        FactError: the target has no tokens, or the tokenizer drops the subject or joins it with the target.
         PromptTooLong: a context, the prompt and the target do not fit into the model's positions.
         SettingError: a context without exactly one `{}`.
     """
@@ -138,17 +139,20 @@ def rows_for(
             raise SettingError(f"The context {context!r} needs exactly one '{{}}', where the prompt goes.")
         prompts.append(wrap.around(context.replace("{}", fact.text)))
         begins.append(len(wrap.before) + context.index("{}") + fact.subject_chars[0])
-    whole = prompts if target is None else [joined(prompt, target) for prompt in prompts]
-    encoded = lm.encode(whole)
+    if target is None:
+        encoded = lm.encode(prompts)
+        places = [range(length, length) for length in encoded.lengths]
+    else:
+        found = continued(lm, [Continuation.after(prompt, target) for prompt in prompts])
+        encoded, places = found.encoded, found.places
     rows: list[Row] = []
-    for i, (prompt, begin) in enumerate(zip(prompts, begins, strict=True)):
-        ids = encoded.ids[i, : encoded.lengths[i]].tolist()
-        new = 0 if target is None else sum(end > len(prompt.rstrip()) for _, end in encoded.offsets[i])
-        if target is not None and not new:
-            raise FactError(f"The target {target!r} tokenises to nothing after {prompt!r}. Choose another target.")
+    for i, (prompt, begin, place) in enumerate(zip(prompts, begins, places, strict=True)):
+        ids = encoded.ids[i, : place.stop].tolist()
         span = encoded.span(i, begin, begin + len(fact.subject))
-        lookup = len(ids) - new - 1 if token == "last" else span[_place(token, len(span))]
-        rows.append(Row(index, ids[: len(ids) - 1] if new else ids, lookup, ids[len(ids) - new :], prompt))
+        lookup = place.start - 1 if token == "last" else span[_place(token, len(span))]
+        if lookup >= place.start:
+            raise FactError(f"The tokenizer joins {fact.subject!r} with {target!r}. Write a word in between.")
+        rows.append(Row(index, ids[:-1] if place else ids, lookup, ids[place.start :], prompt))
     return rows
 
 
@@ -175,12 +179,12 @@ def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: boo
 
 def padded(rows: Sequence[Row]) -> Batch:
     """Pad rows on the left to one length."""
-    longest = max(len(row.ids) for row in rows)
-    gaps = [longest - len(row.ids) for row in rows]
+    ids, mask = left_padded([row.ids for row in rows])
+    gaps = [ids.shape[1] - len(row.ids) for row in rows]
     return Batch(
         tuple(rows),
-        torch.tensor([[0] * gap + row.ids for gap, row in zip(gaps, rows, strict=True)]),
-        torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps]),
+        ids,
+        mask,
         torch.tensor([gap + row.lookup for gap, row in zip(gaps, rows, strict=True)]),
         torch.tensor([row.fact for row in rows]),
     )

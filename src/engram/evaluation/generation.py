@@ -13,8 +13,8 @@ from engram.editing import Edit
 from engram.evaluation.measuring import Scoring, rows_under
 from engram.evaluation.scores import CaseScores
 from engram.facts import Case
+from engram.models.continuations import Continuation, continued
 from engram.models.generation import Generation, generate_batch
-from engram.models.scoring import continuation_ids
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -70,7 +70,8 @@ def say(
         for place, prompts in (("rewrite_said", (case.fact.text,)), ("paraphrase_said", case.paraphrases))
         for prompt in prompts
     ]
-    limits = [len(continuation_ids(lm, prompt, str(cases[c].fact.target))) + _SPARE_TOKENS for c, _, prompt in asked]
+    wanted = continued(lm, [Continuation.after(prompt, str(cases[c].fact.target)) for c, _, prompt in asked])
+    limits = [len(place) + _SPARE_TOKENS for place in wanted.places]
     said: dict[int, str] = {}
     for batch in _by_length(limits, scoring.rows):
         prompts = [asked[k][2] for k in batch]

@@ -19,7 +19,8 @@ from engram.facts import Case, Fact
 from engram.locate.groups import GROUPS, token_groups
 from engram.locate.result import CausalTrace
 from engram.locate.settings import TraceOptions, TraceSettings
-from engram.locate.tracing import Progress, expected_answer, trace_with
+from engram.locate.tracing import Progress, trace_with
+from engram.models.continuations import asked
 from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
 
 if TYPE_CHECKING:
@@ -235,8 +236,7 @@ def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings) -> Record:
     """Return the record of one fact: traced, unknown to the model, or failed with a reason."""
     base = {"id": name, "prompt": fact.text, "subject": fact.subject, "original": fact.original}
     try:
-        expected = expected_answer(lm, fact)
-        if expected is not None and not _says(lm, fact, expected):
+        if not _known(lm, fact):
             return {**base, "status": "unknown"}
         trace = trace_with(lm, fact, settings)
     except FactError as error:
@@ -246,10 +246,14 @@ def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings) -> Record:
 
 
 @torch.no_grad()
-def _says(lm: "LM", fact: Fact, token: int) -> bool:
-    logits = lm.forward(lm.encode(fact.text).ids, keep=1)[0, -1]
+def _known(lm: "LM", fact: Fact) -> bool:
+    """Say whether the model gives the first token of the answer that a fact names; one without an answer counts."""
+    prompt = asked(lm, fact)
+    if prompt.answer is None:
+        return True
+    logits = lm.forward(prompt.ids, keep=1)[0, -1]
     lm.require_finite(logits, "In the clean run the output")
-    return int(logits.argmax()) == token
+    return int(logits.argmax()) == prompt.answer
 
 
 def _kept(trace: CausalTrace) -> Record:

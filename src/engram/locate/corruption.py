@@ -13,6 +13,7 @@ from torch import Tensor
 from engram.errors import FactError
 from engram.locate.noise import Draws, Noise, Swap, builtin_subjects, draw
 from engram.models import Site, patch
+from engram.models.continuations import asked
 
 if TYPE_CHECKING:
     from engram.facts import Fact
@@ -70,7 +71,6 @@ class Corruption:
 def corrupt(
     lm: "LM",
     fact: "Fact",
-    span: range,
     noise: Noise | Swap,
     *,
     samples: int,
@@ -83,7 +83,6 @@ def corrupt(
     Args:
         lm: the model.
         fact: the fact.
-        span: positions of its subject's tokens.
         noise: what to do to them; a swap has one sample per other subject.
         samples: number of noise samples, or the most subjects to choose for a swap.
         draws: where random numbers come from.
@@ -96,9 +95,9 @@ def corrupt(
     if isinstance(noise, Swap):
         return _swapped(lm, fact, noise, samples=samples, seed=seed)
     used = noise.resolved(lm)
-    drawn = draw(lm, used, samples=samples, tokens=len(span), draws=draws, seed=seed, second=second)
-    ids = lm.encode(fact.text).ids.repeat(samples, 1)
-    return Corruption(ids, span.start, drawn, used.replace), used
+    prompt = asked(lm, fact)
+    drawn = draw(lm, used, samples=samples, tokens=len(prompt.subject), draws=draws, seed=seed, second=second)
+    return Corruption(prompt.ids.repeat(samples, 1), prompt.subject.start, drawn, used.replace), used
 
 
 def _swapped(lm: "LM", fact: "Fact", swap: Swap, *, samples: int, seed: int) -> tuple[Corruption, Swap]:
@@ -118,19 +117,16 @@ def _swapped(lm: "LM", fact: "Fact", swap: Swap, *, samples: int, seed: int) -> 
             )
         chosen, rows = [name for name, _ in fitting[:samples]], [row for _, row in fitting[:samples]]
     ids = torch.stack([row for row in rows if isinstance(row, Tensor)])
-    differs = (ids != lm.encode(fact.text).ids).any(0).nonzero()
+    differs = (ids != asked(lm, fact).ids).any(0).nonzero()
     return Corruption(ids, int(differs[0])), Swap(subjects=tuple(chosen))
 
 
 def _other_ids(lm: "LM", fact: "Fact", subject: str) -> Tensor | str:
     """Return the token ids of the prompt with another subject, or the reason why it cannot stand in."""
-    clean = lm.encode(fact.text)
-    span = clean.span(0, *fact.subject_chars)
-    other = replace(fact, subject=subject)
-    encoded = lm.encode(other.text)
-    if encoded.ids.shape != clean.ids.shape or encoded.span(0, *other.subject_chars) != span:
-        tokens = len(encoded.span(0, *other.subject_chars))
-        return f"it has {tokens} tokens in this prompt, {fact.subject!r} has {len(span)}. Choose one of equal length."
-    if torch.equal(encoded.ids, clean.ids):
+    clean, other = asked(lm, fact), asked(lm, replace(fact, subject=subject))
+    if other.ids.shape != clean.ids.shape or other.subject != clean.subject:
+        tokens, wanted = len(other.subject), len(clean.subject)
+        return f"it has {tokens} tokens in this prompt, {fact.subject!r} has {wanted}. Choose one of equal length."
+    if torch.equal(other.ids, clean.ids):
         return "they are the same tokens. Choose another subject."
-    return encoded.ids[0]
+    return other.ids[0]

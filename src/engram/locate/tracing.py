@@ -26,7 +26,7 @@ from engram.locate.result import CausalTrace
 from engram.locate.settings import SITES, TraceSettings
 from engram.locate.staircase import effective, plan_climbs
 from engram.locate.windows import WINDOW, Cell, TraceSite
-from engram.models.scoring import continuation_ids
+from engram.models.continuations import asked, continuation_ids
 
 if TYPE_CHECKING:
     from engram.facts import Fact
@@ -105,19 +105,18 @@ def trace_with(
     lm: "LM", fact: "Fact", settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
 ) -> CausalTrace:
     """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
-    encoded = lm.encode(fact.text)
-    span = encoded.span(0, *fact.subject_chars)
-    length = encoded.ids.shape[1]
-    positions = settings.positions(span, length)
-    clean = run_clean(lm, encoded.ids, settings.sites)
-    metric, predicted = _metric(lm, fact, clean, settings)
+    prompt = asked(lm, fact)
+    span = prompt.subject
+    positions = settings.positions(span, prompt.ids.shape[1])
+    clean = run_clean(lm, prompt.ids, settings.sites)
+    metric, predicted = _metric(lm, fact, prompt.answer, clean, settings)
     corruption, noise = corrupt(
-        lm, fact, span, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
+        lm, fact, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
     )
     restoring = corruption
     if settings.severed is not None and settings.draws == "published" and isinstance(noise, Noise):
         restoring, _ = corrupt(
-            lm, fact, span, noise, samples=settings.samples, draws="published", seed=settings.seed, second=True
+            lm, fact, noise, samples=settings.samples, draws="published", seed=settings.seed, second=True
         )
         plain = True  # rows differ from their own baseline at every layer: nothing can be shared
     work = _Work(lm, clean, corruption, restoring, metric, settings, positions)
@@ -126,7 +125,7 @@ def trace_with(
         prompt=fact.text,
         subject=fact.subject,
         subject_range=(span.start, span.stop),
-        tokens=tuple(lm.tokens(encoded.ids[0])),
+        tokens=tuple(lm.tokens(prompt.ids[0])),
         positions=tuple(positions),
         answer=lm.tokens([metric.answer])[0],
         answer_id=metric.answer,
@@ -140,14 +139,8 @@ def trace_with(
     )
 
 
-def expected_answer(lm: "LM", fact: "Fact") -> int | None:
-    """Return the first token of the answer that a fact names (`original`), if it names one."""
-    return None if fact.original is None else continuation_ids(lm, fact.text, fact.original)[0]
-
-
-def _metric(lm: "LM", fact: "Fact", clean: Clean, settings: TraceSettings) -> tuple[Metric, str]:
+def _metric(lm: "LM", fact: "Fact", expected: int | None, clean: Clean, settings: TraceSettings) -> tuple[Metric, str]:
     said = int(clean.logits.argmax())
-    expected = expected_answer(lm, fact)
     predicted = lm.tokens([said])[0]
     if expected is not None and expected != said:
         logger.warning(

@@ -59,6 +59,14 @@ class Encoded:
             )
         return range(inside[0], inside[-1] + 1)
 
+    def beyond(self, row: int, char: int) -> range:
+        """Return the positions of the tokens that stand for a character from `char` on; empty where there are none.
+
+        A token that stands for characters on both sides is one of them.
+        """
+        there = [i for i, (_, end) in enumerate(self.offsets[row]) if end > char and self.mask[row, i]]
+        return range(there[0], there[-1] + 1) if there else range(0)
+
 
 def encode(
     tokenizer: Any, texts: Sequence[str], *, padding_side: Side = "right", max_positions: int | None = None
@@ -99,6 +107,13 @@ def encode(
     return Encoded(ids, mask, tuple(offsets), tuple(texts))
 
 
+def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Pad rows of token ids on the left to one length; return ids and mask (1 at real tokens)."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
+    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+
+
 def require_offsets(tokenizer: Any) -> None:
     """Check that a tokenizer is a fast one.
 
@@ -113,10 +128,16 @@ def require_offsets(tokenizer: Any) -> None:
 
 
 def _trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Leave out the white space that some tokenizers count into a token's offsets (' Rome' is the word's)."""
+    """Leave out the white space that some tokenizers count into a token's offsets (' Rome' is the word's).
+
+    A token of nothing but white space is empty and ends where it ended.
+    """
+    last = end
     while begin < end and text[begin].isspace():
         begin += 1
-    return begin, end
+    while begin < end and text[end - 1].isspace():
+        end -= 1
+    return (begin, end) if begin < end else (last, last)
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -9,32 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import FactError
-from engram.models.encoding import Encoded, encode
+from engram.models.continuations import Continuation, continued
+from engram.models.encoding import left_padded
 from engram.models.resume import Prefilled, prefill
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
-
-
-def joined(prompt: str, continuation: str) -> str:
-    """Return the prompt and its continuation with white space between them (the published code's one space)."""
-    gap = "" if not prompt or prompt[-1].isspace() or continuation[:1].isspace() else " "
-    return f"{prompt}{gap}{continuation}"
-
-
-def continuation_ids(lm: "LM", prompt: str, continuation: str) -> list[int]:
-    """Return the token ids that a continuation adds to a prompt.
-
-    Raises:
-        FactError: it adds none.
-    """
-    if not continuation.strip():
-        raise FactError(f"The continuation of {prompt!r} is empty. Give at least one word.")
-    whole = encode(lm.tokenizer, [joined(prompt, continuation)], max_positions=lm.max_positions)
-    ids = [int(i) for i, (_, end) in zip(whole.ids[0], whole.offsets[0], strict=True) if end > len(prompt.rstrip())]
-    if not ids:
-        raise FactError(f"The continuation {continuation!r} tokenises to nothing. Choose another target.")
-    return ids
 
 
 def score(
@@ -73,43 +53,84 @@ def score_batch(
     return score_tokens(lm, prompts, continuations).nll
 
 
-@torch.no_grad()
 def score_tokens(lm: "LM", prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Scored:
     """Score one batch as `score_batch` does, and say what was predicted in every token's place."""
-    encoded = lm.encode(prompts, padding_side="left")
-    targets = [[continuation_ids(lm, p, c) for c in cs] for p, cs in zip(prompts, continuations, strict=True)]
-    first = prefill(lm, encoded.ids, mask=encoded.mask)
+    return score_texts(
+        lm, [[Continuation.after(p, c) for c in cs] for p, cs in zip(prompts, continuations, strict=True)]
+    )
+
+
+@torch.no_grad()
+def score_texts(lm: "LM", rows: Sequence[Sequence[Continuation]]) -> Scored:
+    """Score one batch of texts as they stand: for each row the same number of continuations.
+
+    A row's continuations share one pass over the tokens that all of them have before them: as a rule the whole prompt.
+    """
+    many = len(rows[0]) if rows else 0
+    found = continued(lm, [text for row in rows for text in row])
+    targets = [[found.ids(i * many + j) for j in range(many)] for i in range(len(rows))]
+    before = [[found.before(i * many + j) for j in range(many)] for i in range(len(rows))]
+    shared = [_common(each) for each in before]
+    if not all(shared):  # what follows changes how a prompt begins: nothing is shared
+        return _beside([score_texts(lm, [[row[j]] for row in rows]) for j in range(many)])
+    ids, mask = left_padded(shared)
+    first = prefill(lm, ids, mask=mask)
     lm.require_finite(first.logits, "The output")
-    columns = [
-        _column(lm, encoded, first, [row[j] for row in targets]) for j in range(len(targets[0]) if targets else 0)
+    rests = [
+        [b[len(s) :] + t for b, t in zip(bs, ts, strict=True)]
+        for s, bs, ts in zip(shared, before, targets, strict=True)
     ]
-    predictions = [
-        [columns[j][1][i, : len(target)].tolist() for j, target in enumerate(row)] for i, row in enumerate(targets)
-    ]
+    columns = [_column(lm, first, [row[j] for row in rests], [len(row[j]) for row in targets]) for j in range(many)]
+    predictions = [[columns[j][1][i] for j in range(many)] for i in range(len(rows))]
     return Scored(torch.stack([nll for nll, _ in columns], dim=1), targets, predictions)
 
 
-def _column(lm: "LM", encoded: Encoded, first: Prefilled, targets: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Score one continuation per row: its first token from the prompt's pass, the others from one short pass.
+def _column(lm: "LM", first: Prefilled, rests: list[list[int]], counts: list[int]) -> tuple[Tensor, list[list[int]]]:
+    """Score one continuation per row, the last `counts` tokens of what follows the shared ones.
 
-    Returns the mean NLL [batch] and the most probable tokens [batch pos], meaningless beyond a row's own length.
+    The first token is scored by the shared tokens' pass, the others by one short pass. Returns the mean NLL [batch] and
+    each row's most probable tokens.
     """
-    longest = max(len(t) for t in targets)
-    padded = torch.tensor([t + [t[-1]] * (longest - len(t)) for t in targets])
-    real = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in targets])
+    longest = max(len(rest) for rest in rests)
+    padded = torch.tensor([rest + [rest[-1]] * (longest - len(rest)) for rest in rests])
+    lengths, numbers = torch.tensor([len(rest) for rest in rests]), torch.tensor(counts)
+    place = torch.arange(longest)
+    real = (place < lengths[:, None]).long()
+    scored = real * (place >= (lengths - numbers)[:, None])
     logits = first.logits
     if longest > 1:
-        mask = torch.cat([encoded.mask, real[:, :-1]], dim=1)
+        mask = torch.cat([first.mask, real[:, :-1]], dim=1)
         rest = lm.forward(padded[:, :-1], mask=mask, cache=first.prefix.cache(), keep=0)
         logits = torch.cat([logits, rest], dim=1)
     logp = logits.float().log_softmax(-1)
     chosen = logp.gather(-1, padded.unsqueeze(-1).to(logp.device)).squeeze(-1).cpu()
-    return -(chosen * real).sum(1) / real.sum(1), logits.argmax(-1).cpu()
+    best = logits.argmax(-1).cpu()
+    said = [row[keep.bool()].tolist() for row, keep in zip(best, scored, strict=True)]
+    return -(chosen * scored).sum(1) / numbers, said
+
+
+def _common(rows: list[list[int]]) -> list[int]:
+    """Return the tokens with which all rows begin."""
+    length = min(len(row) for row in rows)
+    same = (i for i in range(length) if any(row[i] != rows[0][i] for row in rows))
+    return rows[0][: next(same, length)]
+
+
+def _beside(columns: list[Scored]) -> Scored:
+    """Put the scores of single continuations beside each other."""
+    rows = range(len(columns[0].targets))
+    return Scored(
+        torch.cat([column.nll for column in columns], dim=1),
+        [[column.targets[i][0] for column in columns] for i in rows],
+        [[column.predictions[i][0] for column in columns] for i in rows],
+    )
 
 
 def _per_prompt(texts: list[str], continuations: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
     if all(isinstance(c, str) for c in continuations):
         shared = [str(c) for c in continuations]
+        if not shared:
+            raise FactError("There is nothing to score. Give at least one continuation.")
         return [shared for _ in texts]
     lists = [list(c) for c in continuations]
     if len(lists) != len(texts) or len({len(c) for c in lists}) > 1:
