@@ -161,6 +161,13 @@ def test_a_fact_that_is_done_leaves_the_batch_and_keeps_its_value() -> None:
         assert a.numbers["change_norm"] == pytest.approx(b.records[0].numbers["change_norm"], rel=1e-3)
 
 
+def test_the_default_preset_stops_by_the_target_alone_and_the_published_code_by_the_total() -> None:
+    lm, heavy = golden_lm(), {"decay": 1.0, "stop": 1.0}  # a penalty that keeps every total above the bound
+    published, ours = (code(preset=preset, **heavy)(lm, [FACT]).records[0] for preset in ("code", "rrome"))
+    assert published.stopped == "20 steps" and published.numbers["target_loss"] < 1 < published.losses[-1]
+    assert ours.stopped == "target loss below 1" and ours.numbers["target_loss"] < 1 and len(ours.losses) < 20
+
+
 def test_contexts_written_by_the_model_are_seeded_kept_and_reusable() -> None:
     lm = golden_lm()
     method = ROME(layer=2, covariance=golden_statistics(), steps=2)

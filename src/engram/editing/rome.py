@@ -70,7 +70,7 @@ PRESETS: Mapping[str, Preset] = {
         kl_at_subject=False,
         bare_key=False,
     ),
-    "rrome": replace(_CODE, bare_key=False),
+    "rrome": replace(_CODE, descent=replace(_CODE.descent, stop=0.02, stop_at_target=True), bare_key=False),
 }
 
 

@@ -29,6 +29,8 @@ class Descent:
         steps: number of losses that are computed; after the last one there is no step.
         lr: Adam's learning rate.
         stop: stop a fact when its loss is below; None never.
+        stop_at_target: look at the target's own loss alone. The penalty on δ is in units of ‖v₀‖: where values are
+            short it keeps the total above any bound, and a fact that is long said goes on drifting.
         kl: weight of KL(before ‖ after) on the prompt about the subject's essence.
         decay: weight of the penalty on δ.
         decay_relative: penalise ‖δ‖/‖v₀‖² (as the published code) rather than ‖δ‖² (as the paper).
@@ -42,6 +44,7 @@ class Descent:
     decay: float
     decay_relative: bool
     clamp: float
+    stop_at_target: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,10 @@ def descend(
             losses[fact].append(loss)
             likelihood[fact] = nll
         _require_finite(total, active, lm, step, "loss")
-        done = [f for f in active if how.stop is not None and losses[f][-1] < how.stop]
+        judged = likelihood if how.stop_at_target else [row[-1] if row else 0.0 for row in losses]
+        done = [f for f in active if how.stop is not None and judged[f] < how.stop]
         for fact in done:
-            stopped[fact] = f"loss below {how.stop:g}"
+            stopped[fact] = f"{'target ' if how.stop_at_target else ''}loss below {how.stop:g}"
         if progress is not None:
             progress("looking for values", step + 1, how.steps)
         if step == how.steps - 1 or len(done) == len(active):
