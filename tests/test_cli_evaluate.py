@@ -9,6 +9,8 @@ from families import GOLDEN_MODEL
 
 from engram import evaluation
 from engram.cli import main
+from engram.cli.report import chosen
+from engram.errors import SettingError
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,20 @@ def test_evaluate_and_report(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert (code, result["runs"][0]["cases"], result["out"]) == (0, 2, str(tmp_path / "none"))
     code, out, _ = run(capsys, "report", tmp_path / "none", "--format", "markdown", "--columns", "ES,NS")
     assert (code, out.startswith("|  | n | ES | NS |")) == (0, True)
+    code, again, _ = run(capsys, "report", tmp_path / "none", "--format", "markdown", "--columns", "es, Ns")
+    assert (code, again) == (0, out)
     code, out, _ = run(capsys, "report", tmp_path / "none", "--json")
     assert json.loads(out)["runs"][0]["metrics"] == result["runs"][0]["metrics"]
     code, _, _ = run(capsys, "report", tmp_path / "none", "--figure", tmp_path / "bars.svg")
     assert (code, (tmp_path / "bars.svg").exists()) == (0, True)
+
+
+def test_typed_columns_may_be_printed_names_even_with_a_comma() -> None:
+    metrics = {"ES": 1.0, "said": 1.0, "said_paraphrase": 0.0}
+    report = evaluation.Report([evaluation.Run("a", {}, [{"id": "1", "metrics": metrics}])])
+    assert chosen("says it, paraphrased,Says it,es", report) == ["said_paraphrase", "said", "ES"]
+    with pytest.raises(SettingError, match="no column 'Says'. Did you mean 'Says it'"):
+        chosen("Says", report)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,20 @@ def test_every_form_has_the_same_numbers() -> None:
     assert latex.count("&") == 3
 
 
+def test_columns_go_by_the_names_that_tables_print() -> None:
+    run = Run("rome", settings("rome"), [record("1", 1, 1, 1, said=1.0, unchanged=0.5)])
+    report = Report([run])
+    assert report.markdown(["Unchanged", "says it"]) == report.markdown(["unchanged", "said"])
+    assert report.latex("es") == report.latex(["ES"])
+    assert str(run.cell("Says it")) == str(run.cell("said")) == "100.0"
+    assert [row["id"] for row in run.worst("unchanged ")] == ["1"]
+    assert "| --" not in report.markdown() and "|---:|" in report.markdown()  # numbers under their headers
+    with pytest.raises(SettingError, match="no column 'Unchanced'. Did you mean 'Unchanged'"):
+        report.markdown(["Unchanced"])
+    with pytest.raises(SettingError, match="no column 'Nope'"):
+        bars(report, columns=["Nope"])
+
+
 def test_the_unedited_model_is_one_row_however_it_came(tmp_path: Path) -> None:
     for name, what in (("unedited-1", "none"), ("none", "none"), ("rome", "rome")):
         with RunStore(tmp_path / name, settings(what)) as store:

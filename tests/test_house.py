@@ -17,24 +17,26 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
 # A part may import parts with a smaller number, and itself. "plots" draws arrays and knows nothing of results, so that
 # results can draw themselves; "runs" keeps results and spreads work without knowing what it is about, so that tracing
-# and evaluation resume in the same way; "kinds" is data for any model, "mini" is data beside models.
+# and evaluation resume in the same way; "showing" shows any value in a few lines; "kinds" is
+# data for any model, "mini" is data beside models.
 LAYERS = {
     "_version": 0,
     "errors": 0,
-    "facts": 1,
-    "kinds": 2,
-    "plots": 2,
-    "runs": 2,
-    "models": 2,
-    "mini": 3,
-    "locate": 4,
-    "stats": 4,
-    "editing": 5,
-    "datasets": 6,
-    "evaluation": 7,
-    "web": 8,
-    "cli": 9,
-    "__main__": 10,
+    "showing": 1,
+    "facts": 2,
+    "kinds": 3,
+    "plots": 3,
+    "runs": 3,
+    "models": 3,
+    "mini": 4,
+    "locate": 5,
+    "stats": 5,
+    "editing": 6,
+    "datasets": 7,
+    "evaluation": 8,
+    "web": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 HEAVY = {"torch", "transformers", "sklearn", "scipy", "pandas", "matplotlib", "nltk", "gradio", "ray", "peft"}

@@ -61,6 +61,12 @@ def test_engines_by_name() -> None:
         Ray(workers=0)
 
 
+def test_a_missing_extra_is_a_sentence_that_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingError, match=r"needs the extra 'ray'.*pip install '\.\[ray\]'"):
+        next(Ray().run(lambda: lambda job: job, [1]))
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A real Ray cluster on this machine with room for two workers."""

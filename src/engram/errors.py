@@ -105,6 +105,15 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"{hint}Available: {', '.join(names)}."
 
 
+def needs_extra(what: str, extra: str) -> SettingError:
+    """Return the error for a library that comes with an extra and is not installed: what needs it, and what to type.
+
+    >>> str(needs_extra("A table for pandas", "pandas"))
+    "A table for pandas needs the extra 'pandas'. In Engram's folder type: pip install '.[pandas]'"
+    """
+    return SettingError(f"{what} needs the extra {extra!r}. In Engram's folder type: pip install '.[{extra}]'")
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     lines = str(error).strip().splitlines()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from engram.errors import FactError, SettingError, SubjectNotFound, TemplateError
+from engram.showing import Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ class Fact:
         return replace(self, target=target)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Case(Shown):
     """A fact to edit, with the prompts and texts that show what the edit did (CounterFact's fields, PROTOCOL §4).
 
     Args:

@@ -145,9 +145,9 @@ def show(report: "Report", columns: list[str] | None = None) -> None:
     from rich.table import Table
 
     from engram.evaluation import COLUMNS
-    from engram.evaluation.report import protocols
+    from engram.evaluation.tables import protocols
 
-    keys = columns or report.columns
+    keys = report.keys(columns)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     table.add_column("n", justify="right")

@@ -1,5 +1,6 @@
 """`engram report`: one table of several runs, and what lies behind it."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ import typer
 
 from engram.cli.common import Json, emit_json, note, out
 from engram.cli.evaluate import show
-from engram.errors import SettingError, did_you_mean
+from engram.errors import SettingError
 
 if TYPE_CHECKING:
     from engram.evaluation import Report
@@ -42,6 +43,7 @@ def report(
     """
     from engram.evaluation import Report
     from engram.evaluation.figures import bars
+    from engram.evaluation.verdicts import column_key
 
     found = Report.read(folders)
     keys = chosen(columns, found)
@@ -64,25 +66,25 @@ def report(
     if pair is not None:
         say_pair(found, pair)
     if relations is not None:
-        say_relations(found, known(relations, found))
+        say_relations(found, column_key(relations, found.columns))
     if worst is not None:
-        say_worst(found, known(worst, found), count)
+        say_worst(found, column_key(worst, found.columns), count)
 
 
-def known(key: str, found: "Report") -> str:
-    """Return a column's name, checked.
+def chosen(columns: str | None, found: "Report") -> list[str] | None:
+    """Return the columns that were typed, by key or as printed.
 
     Raises:
         SettingError: the runs have no such column.
     """
-    if key not in found.columns:
-        raise SettingError(f"There is no column {key!r}. {did_you_mean(key, found.columns)}")
-    return key
+    from engram.evaluation.verdicts import COLUMNS, column_key
 
-
-def chosen(columns: str | None, found: "Report") -> list[str] | None:
-    """Return the columns that were typed, checked."""
-    return None if columns is None else [known(key.strip(), found) for key in columns.split(",") if key.strip()]
+    if columns is None:
+        return None
+    commas = [column.label for column in COLUMNS.values() if "," in column.label]
+    pattern = "|".join([*map(re.escape, commas), "[^,]+"])
+    typed = [part.strip() for part in re.findall(pattern, columns, re.IGNORECASE)]
+    return [column_key(name, found.columns) for name in typed if name]
 
 
 def draw_retention(found: "Report", path: Path) -> None:

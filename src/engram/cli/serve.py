@@ -19,7 +19,7 @@ from engram.cli.common import (
     note,
     out,
 )
-from engram.errors import SettingError
+from engram.errors import SettingError, needs_extra
 
 
 def serve(
@@ -46,9 +46,7 @@ def serve(
     try:
         from engram import web
     except ImportError as error:
-        raise SettingError(
-            f"The page needs the extra 'web' ({error.name} is missing): pip install 'engram[web]'"
-        ) from error
+        raise needs_extra("The page", "web") from error
     if corpus is not None and not corpus.startswith("hf:") and not Path(corpus).is_file():
         raise SettingError(f"The corpus {corpus!r} is no file. Give a .txt, .csv or .jsonl file, or 'hf:NAME'.")
     lm = load_model(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from engram.errors import DataError, SettingError
 from engram.facts import Case
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -44,8 +45,8 @@ class SelectionOptions(TypedDict, total=False):
     skip_unknown: "LM | None"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Selection(Shown):
     """Which cases of a data set are wanted.
 
     Args:
@@ -77,8 +78,8 @@ class Selection:
         return {"limit": self.limit, "sample": self.sample, "seed": self.seed, "known_to": known}
 
 
-@dataclass(slots=True)
-class Dataset:
+@dataclass(slots=True, repr=False)
+class Dataset(Shown):
     """Cases in their file's order. Iterating reads the file again; nothing is kept but what was skipped.
 
     Args:

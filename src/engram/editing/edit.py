@@ -5,7 +5,7 @@ its settings, the losses of every step, the chosen token, the contexts. It belon
 """
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram._version import __version__
+from engram.editing import words
 from engram.editing.updates import Update, combined
 from engram.errors import EditError, EditMismatch
 from engram.facts import Fact
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 Mode = Literal["insert", "modify", "erase"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactRecord:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class FactRecord(Shown):
     """What a method did for one fact.
 
     Args:
@@ -58,8 +60,8 @@ class FactRecord:
         return None if self.position is None else self.tokens[self.position]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Origin(Shown):
     """One run of a method: its settings and what it did for each fact.
 
     Args:
@@ -79,8 +81,8 @@ class Origin:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Edit:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Edit(Shown):
     """A change of a model's parameters, and where it came from. The model itself is untouched until it is applied.
 
     Args:
@@ -99,9 +101,11 @@ class Edit:
     transposed: bool
     version: str = __version__
 
-    def __repr__(self) -> str:
-        size = f"{len(self.facts)} fact(s), {len(self.updates)} parameter(s)"
-        return f"Edit({size} of {self.model!r}, norm {self.norm():.4g})"
+    def _lines(self) -> Iterable[str]:
+        return words.edit_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        return words.edit_html(self)
 
     @classmethod
     def of(cls, lm: "LM", updates: Mapping[str, Update], origins: tuple[Origin, ...]) -> "Edit":
@@ -128,8 +132,9 @@ class Edit:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the user from all runs."""
-        return tuple(dict.fromkeys(note for origin in self.origins for note in origin.notes))
+        """Sentences for the user from all runs, and one for every prompt into which they write different answers."""
+        said = (note for origin in self.origins for note in origin.notes)
+        return tuple(dict.fromkeys([*said, *words.contradictions(self.origins)]))
 
     @cached_property
     def digest(self) -> str:
@@ -172,18 +177,7 @@ class Edit:
 
     def describe(self) -> str:
         """Return a few lines for people: what was changed, how, and by how much."""
-        lines = [f"Edit of {self.model} ({self.fingerprint}), {len(self.facts)} fact(s), norm {self.norm():.4g}"]
-        for origin in self.origins:
-            preset = origin.settings.get("preset")
-            times = "" if origin.factor == 1 else f", times {origin.factor:g}"
-            lines.append(f"  {origin.method}{f' ({preset})' if preset else ''}{times}")
-            lines.extend(f"    {_sentence(record)}" for record in origin.facts)
-            lines.extend(f"    note: {note}" for note in origin.notes)
-        lines.extend(
-            f"  {name}: {type(update).__name__}, rank {update.rank}, norm {update.norm():.4g}"
-            for name, update in self.updates.items()
-        )
-        return "\n".join(lines)
+        return words.described(self)
 
     # Arithmetic
 
@@ -304,17 +298,3 @@ class Edit:
         from engram.editing.applying import require_fit
 
         require_fit(lm, self)
-
-
-def _sentence(record: FactRecord) -> str:
-    fact = record.fact
-    was = f" (was {fact.original!r})" if fact.original else ""
-    target = "what it would say without knowing the subject" if record.mode == "erase" else repr(fact.target)
-    where = f"; layer {', '.join(map(str, record.layers))}" if record.layers else ""
-    token = f", token {record.token!r} ({record.position})" if record.position is not None else ""
-    steps = (
-        f"; loss {record.losses[0]:.3f} -> {record.losses[-1]:.3f} in {len(record.losses)} steps"
-        if record.losses
-        else ""
-    )
-    return f"{fact.text!r} -> {target}{was}{where}{token}{steps}"

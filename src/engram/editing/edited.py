@@ -27,6 +27,7 @@ from torch import Tensor
 from engram.editing.applying import apply_, parameter, require_fit, revert_
 from engram.editing.edit import Edit
 from engram.errors import EditError, EditMismatch, first_line
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -47,8 +48,8 @@ class _Document(BaseModel):
     edited_sha256: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Memory(Shown):
     """What an edited model's folder remembers.
 
     Args:

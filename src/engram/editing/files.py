@@ -168,7 +168,7 @@ def _document(folder: Path) -> _Document:
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise EditError(
             f"{str(path)!r} was written by a newer version of Engram (format {raw['format']}, this one reads up to "
-            f"{FORMAT}; made by {str(raw.get('version'))!r}). Upgrade: pip install -U engram."
+            f"{FORMAT}; made by {str(raw.get('version'))!r}). Update Engram to read it."
         )
     try:
         return _Document.model_validate(raw)

@@ -21,6 +21,7 @@ from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
 from engram.models.hooks import on_block_input, on_projection
 from engram.models.resume import resume
+from engram.showing import Shown
 from engram.stats import Progress
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ BOUNDS = {MEDIUM: 2e-3, LARGE: 1e-3, XL: 5e-4, GPTJ: 5e-5}
 OTHER_BOUND = 5e-4
 
 
-@dataclass(frozen=True, kw_only=True)
-class FT:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FT(Shown):
     """Fine-tuning of one layer's MLP output projection, weight and bias.
 
     Args:
@@ -158,7 +159,7 @@ class FT:
         return {f"{path}.{leaf}": Dense(delta.detach().cpu()) for leaf, delta in deltas.items()}, losses, stopped
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FTL(FT):
     """FT+L: fine-tuning with a bound on every entry's change.
 

@@ -26,6 +26,7 @@ from engram.editing.updates import LowRank
 from engram.editing.values import Aim, Descent, Found, descend
 from engram.errors import NumericalError, SettingError, did_you_mean
 from engram.facts import Fact
+from engram.showing import Shown
 from engram.stats import Corpus, KeyStatistics, Progress
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Preset(Shown):
     """What the paper's text, its published code and its correction do differently.
 
     Args:
@@ -74,8 +75,8 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ROME:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ROME(Shown):
     """Rank-one model editing; call it with a model and facts.
 
     Args:

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import EditError
+from engram.showing import Shown
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LowRank:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LowRank(Shown):
     """The change `left @ right.T` of a weight.
 
     Args:
@@ -65,8 +66,8 @@ class LowRank:
         return LowRank(self.left.to(device), self.right.to(device))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dense:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Dense(Shown):
     """A change with no low-rank form, or of a bias.
 
     Args:

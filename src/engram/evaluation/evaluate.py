@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -236,7 +236,8 @@ def dataset_of(data: Data) -> Dataset:
     for name, many in Counter(case.id for case in cases).items():
         if many > 1:
             raise DataError(f"{many} cases have the id {name!r}; results are kept by id, so give each case its own.")
-    identity = hashlib.sha256("\n".join(map(repr, cases)).encode()).hexdigest()[:16]
+    plain = json.dumps([asdict(case) for case in cases], ensure_ascii=False)
+    identity = hashlib.sha256(plain.encode()).hexdigest()[:16]
     return Dataset("cases", "counterfact", identity, lambda: cases)
 
 

@@ -1,5 +1,6 @@
 """Figures of reports: bars with intervals, and retention curves of sequential runs."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +18,18 @@ PERCENTAGES = ("S", "ES", "PS", "NS")
 _PALETTE = ("#9e9e9e", "#6a51a3", "#238b45", "#cb181d", "#f16913", "#2171b5", "#8c6d31", "#525252")
 
 
-def bars(report: Report, path: str | Path | None = None, *, columns: Sequence[str] | None = None) -> "Figure":
+def bars(
+    report: Report, path: str | Path | None = None, *, columns: Sequence[str] | None = None, dark: bool = False
+) -> "Figure":
     """Draw one group of bars per column and one bar per run, with 95 % intervals; save if a path is given.
 
     Raises:
         RunError: no run has any of the columns.
+        SettingError: there is no such column.
     """
-    from engram.plots import Bar, bar_chart, new_figure, save_figure
+    from engram.plots import Bar, bar_chart, finish, new_figure
 
-    keys = [key for key in (columns or PERCENTAGES) if key in report.columns]
+    keys = [key for key in report.keys(columns or PERCENTAGES) if key in report.columns]
     if not keys:
         wanted = report.columns[:4]
         if not wanted:
@@ -39,19 +43,17 @@ def bars(report: Report, path: str | Path | None = None, *, columns: Sequence[st
         half = np.nan_to_num(np.array([0.0 if c is None else c.half_width for c in cells.values()]))
         drawn.append(Bar(label=run.name, values=values, half_width=half, color=_PALETTE[i % len(_PALETTE)]))
     bar_chart(axes, drawn, x_label="", y_label="% (95 % intervals)")
-    axes.set_xticks(range(len(keys)), [COLUMNS[key].label for key in keys])
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    axes.set_xticks(range(len(keys)), [textwrap.fill(COLUMNS[key].label, 14) for key in keys])
+    return finish(figure, path, dark=dark)
 
 
-def retention(run: Run, path: str | Path | None = None) -> "Figure":
+def retention(run: Run, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
     """Draw how earlier edits fare as later ones pile up; save if a path is given.
 
     Raises:
         RunError: the run is not sequential, or has no finished checkpoint.
     """
-    from engram.plots import Line, line_plot, new_figure, save_figure
+    from engram.plots import Line, finish, line_plot, new_figure
 
     points = run.retention()
     if not points:
@@ -68,6 +70,4 @@ def retention(run: Run, path: str | Path | None = None) -> "Figure":
     line_plot(axes, lines, title=f"{run.name}: all cases edited so far", x_label="number of edits", y_label="%")
     axes.set_xticks(range(len(points)), [str(n) for n in points])
     axes.legend(fontsize="small", frameon=False)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, path, dark=dark)

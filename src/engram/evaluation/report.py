@@ -1,22 +1,25 @@
 """Tables of runs: methods by metrics with 95 % intervals, paired differences, relations, worst cases."""
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engram.errors import RunError, SettingError, did_you_mean
+from engram.evaluation import tables
 from engram.evaluation.metrics import harmonic_interval, mean_interval, median_interval
-from engram.evaluation.verdicts import COLUMNS, FIRST_COLUMNS, Column
+from engram.evaluation.verdicts import COLUMNS, FIRST_COLUMNS, Column, column_key
 from engram.runs import Record, read_records, read_run
+from engram.showing import Shown, frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 HARMONIC = ("ES", "PS", "NS")
 
@@ -39,8 +42,8 @@ class Cell:
         return f"{self.value:.1f}" if math.isnan(self.half_width) else f"{self.value:.1f} ± {self.half_width:.1f}"
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """The results of one run.
 
     Args:
@@ -95,8 +98,12 @@ class Run:
         return [key for key in COLUMNS if key in seen or (key == "S" and seen.issuperset(HARMONIC))]
 
     def cell(self, key: str, records: Sequence[Record] | None = None) -> Cell | None:
-        """Return one column's number over all cases (or some); `None` where no case has it."""
-        return averaged(COLUMNS[key], self.scored if records is None else records)
+        """Return one column's number over all cases (or some); `None` where no case has it.
+
+        Raises:
+            SettingError: there is no such column.
+        """
+        return averaged(COLUMNS[column_key(key)], self.scored if records is None else records)
 
     def retention(self) -> dict[int, list[Record]]:
         """Return a sequential run's records by the number of edits after which they were scored."""
@@ -114,8 +121,24 @@ class Run:
         cells = {name: cell for name, records in groups.items() if (cell := self.cell(key, records)) is not None}
         return dict(sorted(cells.items(), key=lambda item: (item[1].value, item[0])))
 
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas, one row per scored case: id, relation, prompt, target, and every metric by key.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(tables.run_rows(self))
+
+    def _lines(self) -> Iterable[str]:
+        return tables.run_lines(self)
+
     def worst(self, key: str, count: int = 5) -> list[Record]:
-        """Return the cases with the worst numbers of a column (of "S": the lowest sum of its three parts)."""
+        """Return the cases with the worst numbers of a column (of "S": the lowest sum of its three parts).
+
+        Raises:
+            SettingError: there is no such column.
+        """
+        key = column_key(key)
         sign = -1 if COLUMNS[key].better == "lower" else 1
         valued = [(v, r) for r in self.scored if (v := _case_value(r, key)) is not None]
         return [record for _, record in sorted(valued, key=lambda item: (sign * item[0], str(item[1]["id"])))[:count]]
@@ -144,8 +167,8 @@ def _case_value(record: Record, key: str) -> float | None:
     return None if value is None else float(value)
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """Runs side by side.
 
     Args:
@@ -182,6 +205,15 @@ class Report:
         first = [key for p in dict.fromkeys(protocols) for key in FIRST_COLUMNS.get(p, ()) if key in seen]
         return list(dict.fromkeys([*first, *(key for key in COLUMNS if key in seen)]))
 
+    def keys(self, columns: Sequence[str] | None = None) -> list[str]:
+        """Return the keys of some columns, which may be given as tables print them; of all when not given.
+
+        Raises:
+            SettingError: there is no such column.
+        """
+        named = [columns] if isinstance(columns, str) else columns
+        return [column_key(name) for name in named] if named else self.columns
+
     def run(self, name: str) -> Run:
         """Return a run by its name.
 
@@ -194,9 +226,14 @@ class Report:
         raise SettingError(f"There is no run {name!r}. {did_you_mean(name, [run.name for run in self.runs])}")
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Run, dict[str, Cell | None]]]:
-        """Yield every run with its cells."""
+        """Yield every run with its cells, by column.
+
+        Raises:
+            SettingError: there is no such column.
+        """
+        keys = self.keys(columns)
         for run in self.runs:
-            yield run, {key: run.cell(key) for key in (columns or self.columns)}
+            yield run, {key: run.cell(key) for key in keys}
 
     def paired(self, first: str, second: str) -> dict[str, Cell]:
         """Return second minus first for every column, over the cases that both runs have.
@@ -249,43 +286,38 @@ class Report:
 
     def csv(self) -> str:
         """Return one line per run and metric: value, half width of the 95 % interval, n, protocol."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", "metric", "value", "half_width_95", "n", "protocol"])
-        for run, cells in self.rows():
-            for key, cell in cells.items():
-                if cell is not None:
-                    half = "" if math.isnan(cell.half_width) else repr(cell.half_width)
-                    writer.writerow([run.name, key, repr(cell.value), half, cell.n, COLUMNS[key].protocol])
-        return text.getvalue()
+        return tables.comma_separated(self)
 
     def markdown(self, columns: Sequence[str] | None = None) -> str:
-        """Return the table in Markdown, each column's protocol below it."""
-        keys = list(columns or self.columns)
-        lines = ["| " + " | ".join(["", "n", *(COLUMNS[k].label for k in keys)]) + " |"]
-        lines.append("|---" * (len(keys) + 2) + "|")
-        for run, cells in self.rows(keys):
-            lines.append("| " + " | ".join([run.name, str(len(run.scored)), *map(_shown, cells.values())]) + " |")
-        lines += ["", *(f"- {labels}: {protocol}." for labels, protocol in protocols(keys))]
-        return "\n".join(lines) + "\n"
+        """Return the table in Markdown, each column's protocol below it.
+
+        Args:
+            columns: keys or printed names ("said", "Says it"); all when not given.
+
+        Raises:
+            SettingError: there is no such column.
+        """
+        return tables.markdown(self, self.keys(columns))
 
     def latex(self, columns: Sequence[str] | None = None) -> str:
-        """Return the table in LaTeX (package booktabs)."""
-        keys = list(columns or self.columns)
-        head = " & ".join(["", *(_tex(COLUMNS[k].label) for k in keys)])
-        lines = [f"\\begin{{tabular}}{{l{'r' * len(keys)}}}", "\\toprule", f"{head} \\\\", "\\midrule"]
-        for run, cells in self.rows(keys):
-            shown = [_shown(cell).replace("±", "$\\pm$") for cell in cells.values()]
-            lines.append(" & ".join([_tex(run.name), *shown]) + " \\\\")
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+        """Return the table in LaTeX (package booktabs); columns as for `markdown`."""
+        return tables.latex(self, self.keys(columns))
 
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas, one row per run and column.
 
-def protocols(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Return for every protocol the labels of the columns that follow it, and the protocol."""
-    labels: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        labels[COLUMNS[key].protocol].append(COLUMNS[key].label)
-    return [(", ".join(names), protocol) for protocol, names in labels.items()]
+        Columns: run, column (its key), label, value, its 95 % interval (low, high), n, protocol.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(tables.report_rows(self))
+
+    def _lines(self) -> Iterable[str]:
+        return tables.report_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        return tables.report_html(self)
 
 
 def _same_base(a: Run, b: Run) -> bool:
@@ -294,16 +326,6 @@ def _same_base(a: Run, b: Run) -> bool:
     return same_data and b.name == "unedited" and all(a.settings[k] == b.settings[k] for k in keys)
 
 
-def _shown(cell: Cell | None) -> str:
-    return "" if cell is None else str(cell)
-
-
 def _plain_cell(cell: Cell) -> dict[str, Any]:
     half = None if math.isnan(cell.half_width) else cell.half_width
     return {"value": cell.value, "half_width_95": half, "n": cell.n}
-
-
-def _tex(text: str) -> str:
-    for mark in ("\\", "_", "%", "&", "#", "$"):
-        text = text.replace(mark, "\\textbackslash{}" if mark == "\\" else f"\\{mark}")
-    return text

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from engram.evaluation.metrics import Pairs
+from engram.showing import Shown
 
 PROMPT_FIELDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 
@@ -16,8 +17,8 @@ def no_pairs() -> Pairs:
     return np.empty((0, 2))
 
 
-@dataclass(slots=True, kw_only=True)
-class CaseScores:
+@dataclass(slots=True, kw_only=True, repr=False)
+class CaseScores(Shown):
     """Scores of one case. `scores["rewrite"]` is `scores.rewrite`.
 
     Args:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,14 +14,17 @@ from engram.editing import METHODS, ROME
 from engram.editing.prompts import TOKENS
 from engram.editing.statistics import built_in_corpus
 from engram.errors import SettingError, did_you_mean
+from engram.evaluation import tables
 from engram.evaluation.editors import method_of
 from engram.evaluation.evaluate import Data, dataset_of, evaluate
 from engram.evaluation.report import Cell, Run
 from engram.locate import AverageTrace
+from engram.showing import Shown, frame
 from engram.stats import open_corpus, statistics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from engram.models import LM
 
@@ -57,8 +60,8 @@ class Place:
         return f"{self.method}, {self.token.replace('_', ' ')}" if self.token else self.method
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Shown):
     """Evaluations of many places.
 
     Args:
@@ -72,7 +75,11 @@ class Sweep:
     runs: Mapping[Place, Run]
 
     def cells(self, key: str) -> dict[Place, Cell]:
-        """Return one column's number for every place that has it."""
+        """Return one column's number for every place that has it.
+
+        Raises:
+            SettingError: there is no such column.
+        """
         return {place: cell for place, run in self.runs.items() if (cell := run.cell(key)) is not None}
 
     def best(self, key: str = "S", *, method: str | None = None) -> Place:
@@ -98,9 +105,25 @@ class Sweep:
             for place, run in self.runs.items()
         ]
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas, one row per place and column.
+
+        Columns: method, layer, token, column (its key), value, its 95 % interval (low, high), n.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(tables.sweep_rows(self))
+
+    def _lines(self) -> Iterable[str]:
+        return tables.sweep_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        return tables.sweep_html(self)
+
+    def plot(self, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
         """Draw efficacy, generalisation and specificity by layer, one line per method and token; save if asked."""
-        from engram.plots import Line, line_plot, new_figure, save_figure
+        from engram.plots import Line, finish, line_plot, new_figure
 
         figure = new_figure(11.0, 3.4)
         series = list(dict.fromkeys(place.series for place in self.runs))
@@ -117,13 +140,11 @@ class Sweep:
             line_plot(axes, lines, title=title, y_label=f"{key} (%)")
             axes.set_ylim(0, 105)
         panels[-1].legend(fontsize="x-small", frameon=False)
-        if path is not None:
-            save_figure(figure, path)
-        return figure
+        return finish(figure, path, dark=dark)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Advice(Shown):
     """A recommended layer.
 
     Args:
@@ -135,6 +156,10 @@ class Advice:
     layer: int
     score: float
     reasons: tuple[str, ...]
+
+    def _lines(self) -> Iterable[str]:
+        yield f"Advice: layer {self.layer} (S {self.score:.1f})"
+        yield from (f"  {reason}" for reason in self.reasons)
 
 
 def sweep(

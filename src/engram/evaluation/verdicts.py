@@ -3,12 +3,13 @@
 `COLUMNS` says of every number which protocol it follows, so that numbers of two protocols are never mixed up.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from engram.errors import SettingError, did_you_mean
 from engram.evaluation import metrics
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.texts import References
@@ -90,6 +91,25 @@ FIRST_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "zsre": ("efficacy", "paraphrase", "specificity"),
 }
 """The columns of each published protocol, which a table for such data shows first."""
+
+
+def column_key(name: str, among: Iterable[str] = COLUMNS) -> str:
+    """Return a column's key from its key or its label, in capitals or not.
+
+    Args:
+        name: "said", "Says it", "es" ...
+        among: the keys to choose from.
+
+    Raises:
+        SettingError: there is no such column.
+    """
+    keys = list(among)
+    wanted = name.strip().casefold()
+    for key in keys:
+        if wanted in (key.casefold(), COLUMNS[key].label.casefold()):
+            return key
+    known = dict.fromkeys(spelling for key in keys for spelling in (COLUMNS[key].label, key))
+    raise SettingError(f"There is no column {name!r}. {did_you_mean(name, known)}")
 
 
 def verdict(

@@ -20,18 +20,19 @@ from engram.locate.groups import GROUPS, token_groups
 from engram.locate.result import CausalTrace
 from engram.locate.settings import TraceOptions, TraceSettings
 from engram.locate.tracing import Progress, trace_with
+from engram.locate.words import Z95, average_lines, average_rows
 from engram.models.continuations import asked
 from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
+from engram.showing import Shown, frame, html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.console import RenderableType
 
     from engram.models import LM
 
 logger = logging.getLogger(__name__)
-
-Z95 = 1.959963984540054  # of the normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ class Peak:
     half_width: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AverageTrace:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AverageTrace(Shown):
     """Causal traces averaged over facts.
 
     Args:
@@ -106,16 +107,37 @@ class AverageTrace:
         means = self.effects[site][best[0]]
         return Peak(group=best[0], layer=best[1], effect=means.mean[best[1]], half_width=means.half_width[best[1]])
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """Draw the effects over layers, one plot per site and one line per token group, and save if a path is given."""
+    def plot(self, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
+        """Draw the effects over layers, one plot per site and one line per token group, and save if a path is given.
+
+        Args:
+            path: a .png, .svg or .pdf file.
+            dark: for a dark page.
+        """
         from engram.locate.pictures import draw_average
 
-        return draw_average(self, path)
+        return draw_average(self, path, dark=dark)
 
     def __rich__(self) -> "RenderableType":
         from engram.locate.pictures import average_in_terminal
 
         return average_in_terminal(self)
+
+    def _lines(self) -> Iterable[str]:
+        return average_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        yield html_picture(self.plot, f"Effects averaged over {self.count} facts, by layer and group of tokens")
+
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas, one row per site, group of tokens and layer.
+
+        Columns: site, token (the group), layer, effect, its 95 % interval over facts (low, high), facts.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(average_rows(self))
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from engram.errors import FactError, SettingError, did_you_mean
 from engram.models.encoding import encode
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
 
+_NAMED = 4
 NoiseKind = Literal["covariance", "gaussian", "uniform"]
 Draws = Literal["published", "seeded"]
 
@@ -27,8 +29,8 @@ _FORM = re.compile(r"(?P<amount>\d+\.?\d*(?:e-?\d+)?|\.\d+)(?P<sigma>\s*(?:sigma
 _EXAMPLES = "'3sigma', 0.1, 'uniform:0.25', 'covariance', 'replace:3sigma', 'swap', 'swap:Eiffel Tower'"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Noise(Shown):
     """Noise on the embeddings of the subject's tokens.
 
     Args:
@@ -70,8 +72,8 @@ class Noise:
         return {**asdict(self), "subjects": list(self.subjects)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swap:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Swap(Shown):
     """Symmetric token replacement: the prompt with another subject of the same number of tokens.
 
     Args:
@@ -81,6 +83,8 @@ class Swap:
     subjects: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if len(self.subjects) > _NAMED:
+            return f"swap for {len(self.subjects)} subjects"
         return f"swap for {', '.join(self.subjects)}" if self.subjects else "swap"
 
     def record(self) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engram.locate.groups import GROUPS
+from engram.locate.words import metric_name, site_name
 from engram.plots import (
     COLORS,
-    MAPS,
+    LETTER,
     Bar,
     Line,
     bar_chart,
+    color_map,
+    drawable,
+    finish,
     heat_map,
     heat_text,
     line_plot,
     new_figure,
-    save_figure,
 )
 
 if TYPE_CHECKING:
@@ -28,23 +31,11 @@ if TYPE_CHECKING:
     from engram.locate.result import CausalTrace
     from engram.locate.severed import SeveredComparison
 
-_NAMES = {"state": "hidden state", "mlp": "MLP outputs", "attn": "attention outputs"}
 
-
-def site_name(site: str, window: int) -> str:
-    """Return how a site is called in pictures."""
-    return _NAMES[site] if site == "state" else f"{_NAMES[site]} ({window} layers)"
-
-
-def metric_name(trace: "CausalTrace") -> str:
-    """Return what the colours stand for."""
-    name = {"probability": "p", "log_probability": "log p", "logit_difference": "logit difference"}
-    return f"{name[str(trace.settings['metric'])]}({trace.answer.strip()})"
-
-
-def draw_trace(trace: "CausalTrace", sites: Sequence[str], path: str | Path | None) -> "Figure":
+def draw_trace(trace: "CausalTrace", sites: Sequence[str], path: str | Path | None, *, dark: bool = False) -> "Figure":
     """Draw heat maps side by side; the palest colour is the corrupted prompt's value."""
-    figure = new_figure(1.2 + 3.8 * len(sites), 1.3 + 0.25 * len(trace.positions))
+    margin = max(len(drawable(label)) for label in trace.labels) * LETTER
+    figure = new_figure((4.2 + margin) * len(sites), 1.5 + 0.25 * len(trace.positions))
     for i, site in enumerate(sites):
         values = (trace.corrupted + trace.effect(site)).numpy()
         heat_map(
@@ -54,12 +45,10 @@ def draw_trace(trace: "CausalTrace", sites: Sequence[str], path: str | Path | No
             marked=trace.subject_rows,
             title=f"restoring {site_name(site, int(trace.settings['window']))}{_severed(trace)}",
             bar_label=metric_name(trace),
-            color_map=MAPS[site],
+            color_map=color_map(site, dark=dark),
             low=min(trace.corrupted, float(values.min())),
         )
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, path, dark=dark)
 
 
 def trace_in_terminal(trace: "CausalTrace") -> "Text":
@@ -88,7 +77,7 @@ def trace_in_terminal(trace: "CausalTrace") -> "Text":
     return text
 
 
-def draw_average(average: "AverageTrace", path: str | Path | None) -> "Figure":
+def draw_average(average: "AverageTrace", path: str | Path | None, *, dark: bool = False) -> "Figure":
     """Draw the average indirect effect over layers: one plot per site, one line per token group."""
     sites = list(average.effects)
     figure = new_figure(1.0 + 3.8 * len(sites), 3.6)
@@ -104,9 +93,7 @@ def draw_average(average: "AverageTrace", path: str | Path | None) -> "Figure":
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     figure.suptitle(f"{average.count} facts, {average.model}", fontsize="medium")
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, path, dark=dark)
 
 
 def average_in_terminal(average: "AverageTrace") -> "Text":
@@ -134,7 +121,7 @@ def average_in_terminal(average: "AverageTrace") -> "Text":
     return text
 
 
-def draw_severed(comparison: "SeveredComparison", path: str | Path | None) -> "Figure":
+def draw_severed(comparison: "SeveredComparison", path: str | Path | None, *, dark: bool = False) -> "Figure":
     """Draw bars per layer: the state's effect at the last subject token, whole and with a path severed."""
     figure = new_figure(8.0, 3.2)
     parts = (
@@ -148,9 +135,7 @@ def draw_severed(comparison: "SeveredComparison", path: str | Path | None) -> "F
         bars.append(Bar(label=label, values=np.array(mean.mean), half_width=np.array(mean.half_width), color=color))
     title = f"one state at the last subject token, {comparison.whole.count} facts"
     bar_chart(figure.add_subplot(), bars, title=title, y_label="average indirect effect")
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, path, dark=dark)
 
 
 def _severed(trace: "CausalTrace") -> str:

@@ -1,7 +1,7 @@
 """`CausalTrace`: what a trace found, as a value that can be saved, loaded and drawn."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,10 +15,13 @@ from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
 from engram.locate.noise import Noise, Swap, noise_from
+from engram.locate.words import trace_lines, trace_rows
 from engram.runs.store import write_atomically
+from engram.showing import Shown, frame, html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.console import RenderableType
 
 FORMAT = 1
@@ -44,8 +47,8 @@ class Effect(Tensor):
         return effect
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CausalTrace:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class CausalTrace(Shown):
     """The causal trace of one prompt (ROME paper, section 2).
 
     Args:
@@ -135,20 +138,42 @@ class CausalTrace:
 
     # Pictures
 
-    def plot(self, site: str | None = None, path: str | Path | None = None) -> "Figure":
+    def plot(self, site: str | None = None, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
         """Draw the heat map of one site, or of all traced sites side by side, and save it if a path is given.
+
+        Args:
+            site: `state`, `mlp` or `attn`; all that were traced when not given.
+            path: a .png, .svg or .pdf file.
+            dark: for a dark page.
 
         Raises:
             SettingError: the site was not traced.
         """
         from engram.locate.pictures import draw_trace
 
-        return draw_trace(self, [site] if site is not None else list(self.samples), path)
+        return draw_trace(self, [site] if site is not None else list(self.samples), path, dark=dark)
 
     def __rich__(self) -> "RenderableType":
         from engram.locate.pictures import trace_in_terminal
 
         return trace_in_terminal(self)
+
+    def _lines(self) -> Iterable[str]:
+        return trace_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        yield html_picture(self.plot, f"Heat map of {self.prompt}: token by layer, darker where the answer comes back")
+
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas, one row per site, token and layer.
+
+        Columns: site, token, position, subject (whether the token belongs to it), layer, score, effect (score -
+        corrupted), and its 95 % interval over the noise samples, low and high (NaN for one sample).
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(trace_rows(self))
 
     # Files
 

@@ -10,15 +10,18 @@ from engram.facts import Case, Fact
 from engram.locate.averages import AverageTrace, trace_many
 from engram.locate.settings import TraceOptions
 from engram.locate.tracing import Progress
+from engram.locate.words import severed_lines, severed_rows
+from engram.showing import Shown, frame, html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from engram.models import LM
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeveredComparison:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SeveredComparison(Shown):
     """Average effects of one restored state at the last subject token, whole and severed.
 
     Args:
@@ -31,11 +34,25 @@ class SeveredComparison:
     mlp: AverageTrace
     attn: AverageTrace
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """Draw the three as bars over layers, and save if a path is given."""
+    def plot(self, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
+        """Draw the three as bars over layers, and save if a path is given; `dark` for a dark page."""
         from engram.locate.pictures import draw_severed
 
-        return draw_severed(self, path)
+        return draw_severed(self, path, dark=dark)
+
+    def _lines(self) -> Iterable[str]:
+        return severed_lines(self)
+
+    def _inside(self) -> Iterable[str]:
+        yield html_picture(self.plot, "Effects of one state by layer, whole and with a path severed")
+
+    def dataframe(self) -> "DataFrame":
+        """Return a table for pandas: the rows of `AverageTrace.dataframe` with a column severed ("", "mlp", "attn").
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(severed_rows(self))
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""

@@ -13,12 +13,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from engram.errors import FactError, PromptTooLong, TokenizerError
+from engram.showing import Shown
 
 Side = Literal["left", "right"]
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+@dataclass(frozen=True, slots=True, repr=False)
+class Encoded(Shown):
     """A batch of token ids, padded to one length.
 
     Args:

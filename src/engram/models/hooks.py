@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram.errors import LayerNeverRan, SettingError, did_you_mean
+from engram.showing import Shown, short
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -57,7 +58,7 @@ class _Stop(Exception):
     """Raised inside a forward pass to end it, caught by the `with` block that asked for it."""
 
 
-class Recording(Mapping[Site, Tensor]):
+class Recording(Shown, Mapping[Site, Tensor]):
     """What `record` saw: one detached tensor [batch pos width] per site."""
 
     def __init__(self) -> None:
@@ -71,6 +72,10 @@ class Recording(Mapping[Site, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def _lines(self) -> Iterator[str]:
+        yield f"Recording of {len(self)} site(s)"
+        yield from (f"  {site}: {short(tensor)}" for site, tensor in self._tensors.items())
 
     def store(self, site: Site, tensor: Tensor) -> None:
         """Keep a copy: some families change activations in place afterwards."""

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from engram.errors import SettingError
 from engram.models.hooks import Site, on_block_input, patch, rows_of_last_position, skipping
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -31,8 +32,8 @@ prefix's batch, and row r continues the prefix's row r modulo that batch.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prefix(Shown):
     """Keys and values of the positions that need no computing, per layer.
 
     Args:
@@ -94,8 +95,8 @@ def _behind(prefix: Tensor, new: Tensor) -> Tensor:
     return torch.cat([repeated.to(new.device), new], dim=-2)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefilled:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prefilled(Shown):
     """A finished forward pass over some prompts.
 
     Args:

@@ -12,6 +12,7 @@ from engram.errors import FactError
 from engram.models.continuations import Continuation, continued
 from engram.models.encoding import left_padded
 from engram.models.resume import Prefilled, prefill
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -31,8 +32,8 @@ def score(
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+@dataclass(frozen=True, slots=True, repr=False)
+class Scored(Shown):
     """What a batch says about continuations.
 
     Args:

@@ -5,16 +5,22 @@ Figures are plain `matplotlib.figure.Figure` objects; pyplot's global state is n
 
 from engram.plots.bars import Bar, bar_chart
 from engram.plots.heatmap import heat_map
+from engram.plots.lettering import drawable
 from engram.plots.lines import Line, line_plot
-from engram.plots.style import COLORS, MAPS, new_figure, save_figure
+from engram.plots.style import COLORS, DARK_MAPS, LETTER, MAPS, color_map, finish, new_figure, save_figure
 from engram.plots.terminal import heat_text
 
 __all__ = [
     "COLORS",
+    "DARK_MAPS",
+    "LETTER",
     "MAPS",
     "Bar",
     "Line",
     "bar_chart",
+    "color_map",
+    "drawable",
+    "finish",
     "heat_map",
     "heat_text",
     "line_plot",

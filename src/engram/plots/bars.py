@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+
+from engram.plots.style import LETTER, layer_ticks
+
+_ERROR = {"lw": 0.8, "ecolor": "0.5"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,15 +29,21 @@ class Bar:
     color: str
 
 
+def _inches(axes: Axes) -> float:
+    return axes.figure.bbox.width / axes.figure.get_dpi()
+
+
 def bar_chart(axes: Axes, bars: Sequence[Bar], *, title: str = "", x_label: str = "layer", y_label: str = "") -> None:
     """Draw groups of bars into axes, one group per layer."""
     width = 0.8 / max(1, len(bars))
     for i, bar in enumerate(bars):
         places = np.arange(len(bar.values)) + (i - (len(bars) - 1) / 2) * width
-        axes.bar(places, bar.values, width, yerr=bar.half_width, label=bar.label, color=bar.color, error_kw={"lw": 0.6})
+        axes.bar(places, bar.values, width, yerr=bar.half_width, label=bar.label, color=bar.color, error_kw=_ERROR)
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel(x_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(layer_ticks())
     axes.set_ylabel(y_label)
-    axes.figure.legend(loc="outside upper center", ncols=min(6, len(bars)), fontsize="small", frameon=False)
+    entry = 0.5 + LETTER * max((len(bar.label) for bar in bars), default=0)
+    columns = max(1, min(6, len(bars), int(_inches(axes) / entry)))
+    axes.figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)

@@ -1,10 +1,18 @@
 """A heat map with one row per token and one column per layer."""
 
+import textwrap
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+
+from engram.plots.lettering import drawable, lettered
+from engram.plots.style import layer_ticks
+
+_TITLE = 40
+"""Characters of a line of the title."""
 
 
 def heat_map(
@@ -16,7 +24,7 @@ def heat_map(
     title: str = "",
     x_label: str = "layer",
     bar_label: str = "",
-    color_map: str = "Purples",
+    color_map: str | Colormap = "Purples",
     low: float | None = None,
 ) -> None:
     """Draw a heat map into axes.
@@ -29,16 +37,18 @@ def heat_map(
         title: above the map.
         x_label: below it.
         bar_label: beside the colour bar.
-        color_map: name of a matplotlib colour map.
+        color_map: a matplotlib colour map, or its name.
         low: value of the palest colour; the smallest value when not given.
     """
-    mesh = axes.pcolormesh(values, cmap=color_map, vmin=low)
+    height, width = values.shape
+    mesh = axes.pcolormesh(np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5, values, cmap=color_map, vmin=low)
     axes.invert_yaxis()
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row}*" if i in marked else row for i, row in enumerate(rows)])
+    labels = [f"{drawable(row)}*" if i in marked else drawable(row) for i, row in enumerate(rows)]
+    axes.set_yticks(np.arange(height), labels)
     for i in marked:
         axes.get_yticklabels()[i].set_fontweight("bold")
-    step = max(1, values.shape[1] // 10)
-    axes.set_xticks(np.arange(0, values.shape[1], step) + 0.5, [str(i) for i in range(0, values.shape[1], step)])
-    axes.set_title(title, fontsize="medium")
+    axes.xaxis.set_major_locator(layer_ticks())
+    axes.set_title(textwrap.fill(title, _TITLE), fontsize="medium")
     axes.set_xlabel(x_label)
-    axes.figure.colorbar(mesh, ax=axes, label=bar_label)
+    bar = axes.figure.colorbar(mesh, ax=axes, label=drawable(bar_label))
+    lettered([*axes.get_yticklabels(), bar.ax.yaxis.label])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+
+from engram.plots.style import layer_ticks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,5 +41,5 @@ def line_plot(axes: Axes, lines: Sequence[Line], *, title: str = "", x_label: st
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel(x_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(layer_ticks())
     axes.set_ylabel(y_label)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from engram.errors import RunError, SettingError, did_you_mean
+from engram.errors import RunError, SettingError, did_you_mean, needs_extra
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise SettingError("The engine 'ray' needs Ray. Type: pip install 'engram[ray]'") from error
+        raise needs_extra("The engine 'ray'", "ray") from error
     return ray
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import EditMismatch, NumericalError, SettingError
+from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -53,8 +54,8 @@ class RunningMoment:
         return (upper + upper.triu(1).T) / max(1, self.count)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerMoment:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LayerMoment(Shown):
     """The second moment of one layer's keys.
 
     Args:
@@ -69,8 +70,8 @@ class LayerMoment:
     change: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class KeyStatistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class KeyStatistics(Shown):
     """Key second moments of some layers of one model.
 
     Args:
