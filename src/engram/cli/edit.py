@@ -24,7 +24,7 @@ from engram.cli.common import (
     out,
     say_error,
 )
-from engram.cli.options import Seed, Strict, bars, settings_given, unlogged
+from engram.cli.options import Chat, Seed, Strict, bars, settings_given, unlogged
 from engram.errors import DataError, EditRefused, FactError, SettingError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def edit(
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Take the answer away instead of writing another.")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")] = False,
+    chat: Chat = False,
     force: Annotated[bool, typer.Option("--force", help="Also write what the model says already.")] = False,
     strict: Strict = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show tokens, the chosen one, layer, losses.")] = False,

@@ -21,7 +21,7 @@ from engram.cli.common import (
     progress,
     say_skipped,
 )
-from engram.cli.options import Seed, settings_given, unlogged
+from engram.cli.options import Chat, Seed, settings_given, unlogged
 
 if TYPE_CHECKING:
     from engram.datasets import Dataset
@@ -51,6 +51,7 @@ def evaluate(
     limit: Limit = None,
     sample: Sample = None,
     skip_unknown: SkipUnknown = False,
+    chat: Chat = False,
     generate: Annotated[bool, typer.Option(help="Write texts for GE and RS: most of the time.")] = True,
     held_out: Annotated[Path | None, typer.Option(help="Text file, one text a line, for perplexity.")] = None,
     snippets: Annotated[Path | None, typer.Option(help="CounterFact's attribute_snippets.json, for RS.")] = None,
@@ -75,11 +76,18 @@ def evaluate(
     options = {
         **settings_given(preset=preset, layer=layer, token=token, corpus=corpus),
         **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
-        **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "engine": place},
+        **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "chat": chat, "engine": place},
     }
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **where, trust_remote_code=trust_remote_code)
-    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=snippets)
+    chosen: dict[str, Any] = {
+        "limit": limit,
+        "sample": sample,
+        "seed": seed,
+        "skip_unknown": skip_unknown,
+        "chat": chat,
+    }
+    cases = read_data(lm, data, **chosen, snippets=snippets)
     run_evaluation(lm, cases, options, as_json=as_json)
 
 
@@ -108,14 +116,22 @@ def chosen_engine(name: str, **options: Any) -> Any:
 
 
 def read_data(
-    lm: "LM", data: str, *, limit: int | None, sample: int | None, seed: int, skip_unknown: bool, snippets: Path | None
+    lm: "LM",
+    data: str,
+    *,
+    limit: int | None,
+    sample: int | None,
+    seed: int,
+    skip_unknown: bool,
+    chat: bool,
+    snippets: Path | None,
 ) -> "Dataset":
     """Read the data set, with what the options say about it."""
     from engram import datasets
 
     options: dict[str, Any] = {"limit": limit, "sample": sample, "seed": seed if sample is not None else 0}
     if skip_unknown:
-        options["skip_unknown"] = lm
+        options |= {"skip_unknown": lm, "chat": chat}
     if snippets is not None:
         return datasets.counterfact(data, snippets=snippets, **options)
     return datasets.load(data, **options)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EditFolder = Annotated[Path, typer.Argument(help="A folder that 'engram edit --out' wrote.")]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an edit that the health guard warns about (exit code 1).")
 ]

@@ -19,6 +19,7 @@ from engram.cli.common import (
     note,
     out,
 )
+from engram.cli.options import Chat
 from engram.errors import SettingError, needs_extra
 
 
@@ -32,6 +33,7 @@ def serve(
     corpus: Annotated[
         str | None, typer.Option(help="Text for key statistics (a file, or 'hf:NAME'); mini has its own.")
     ] = None,
+    chat: Chat = False,
     device: Device = None,
     dtype: Dtype = None,
     device_map: DeviceMap = None,
@@ -57,7 +59,7 @@ def serve(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    running = web.serve(web.Workbench(lm, corpus=corpus), host=host, port=port)
+    running = web.serve(web.Workbench(lm, corpus=corpus, chat=chat), host=host, port=port)
     if as_json:
         emit_json({"url": running.url, "model": lm.name})
     else:

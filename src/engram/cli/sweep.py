@@ -21,7 +21,7 @@ from engram.cli.common import (
     say_skipped,
 )
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
-from engram.cli.options import Seed, settings_given, unlogged
+from engram.cli.options import Chat, Seed, settings_given, unlogged
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def sweep(
     limit: Limit = None,
     sample: Sample = None,
     skip_unknown: SkipUnknown = False,
+    chat: Chat = False,
     trace: Annotated[int, typer.Option(help="How many cases to trace for the adviser; 0 for none.")] = _TRACED,
     seed: Seed = 0,
     device: Device = None,
@@ -62,10 +63,17 @@ def sweep(
     settings = {"rome": settings_given(corpus=corpus, preset=preset, seed=seed)} if "rome" in names else {}
     options: dict[str, Any] = {
         **{"methods": names, "layers": layer_list(layers), "tokens": split(tokens), "settings": settings},
-        **{"out": folder, "batch": batch, "seed": seed},
+        **{"out": folder, "batch": batch, "seed": seed, "chat": chat},
     }
     lm = load_model(model, device=device, dtype=dtype)
-    cases = read_data(lm, data, limit=limit, sample=sample, seed=seed, skip_unknown=skip_unknown, snippets=None)
+    chosen: dict[str, Any] = {
+        "limit": limit,
+        "sample": sample,
+        "seed": seed,
+        "skip_unknown": skip_unknown,
+        "chat": chat,
+    }
+    cases = read_data(lm, data, **chosen, snippets=None)
     run_sweep(lm, cases, options, traced=trace, as_json=as_json)
 
 
@@ -89,7 +97,8 @@ def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: in
         if traced > 0:
             with unlogged(), progress("traces", quiet=as_json) as update:
                 some, window = list(islice(cases, traced)), usual_window(lm.n_layers)
-                trace = trace_many(lm, some, sites="mlp", window=window, tokens="subject_last", progress=update)
+                how: dict[str, Any] = {"sites": "mlp", "window": window, "tokens": "subject_last"}
+                trace = trace_many(lm, some, progress=update, chat=options["chat"], **how)
     advice = evaluation.advise(swept, trace, method=options["methods"][0])
     if folder is not None:
         write_sweep(swept, folder)

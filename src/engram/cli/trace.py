@@ -22,7 +22,7 @@ from engram.cli.common import (
     progress,
     say_skipped,
 )
-from engram.cli.options import unlogged
+from engram.cli.options import Chat, unlogged
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def trace(
     metric: MetricOption = "probability",
     against: Against = None,
     memory_budget: Budget = None,
+    chat: Chat = False,
     explain: Explain = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -98,6 +99,7 @@ def trace(
     options: dict[str, Any] = {"sites": sites, "window": window, "window_style": window_style, "samples": samples}
     options |= {"seed": seed, "draws": draws, "metric": metric, "against": against, "memory_budget": memory_budget}
     options |= {"noise": _noise(noise, sigma_facts), "tokens": _tokens(tokens), "severed": severed}
+    options |= {"chat": chat}
     if facts is not None and prompt is not None:
         raise SettingError("Give a prompt or --facts, not both.")
     fact = None if facts is not None else _fact(prompt, subject, occurrence, answer)
@@ -106,7 +108,7 @@ def trace(
     if fact is None:
         _many(lm, _cases(str(facts), limit), options, folder, plot, as_json)
     elif explain:
-        _explain(lm, fact, as_json)
+        _explain(lm, fact, chat, as_json)
     elif severed == "compare":
         _many(lm, [fact], options, folder, plot, as_json)
     else:
@@ -208,9 +210,12 @@ def _tokens(tokens: str) -> Any:
     return [int(part) for part in parts] if all(p.lstrip("-").isdigit() for p in parts) else tokens
 
 
-def _explain(lm: "LM", fact: "Fact", as_json: bool) -> None:
-    encoded = lm.encode(fact.text)
-    tokens, span = lm.tokens(encoded.ids[0]), encoded.span(0, *fact.subject_chars)
+def _explain(lm: "LM", fact: "Fact", chat: bool, as_json: bool) -> None:
+    from engram.models.chat import wrap_for
+    from engram.models.continuations import asked
+
+    prompt = asked(lm, wrap_for(lm, chat=chat).fact(fact))
+    tokens, span = lm.tokens(prompt.ids[0]), prompt.subject
     if as_json:
         emit_json({"tokens": tokens, "subject": list(span), "last_subject_token": span[-1]})
         return

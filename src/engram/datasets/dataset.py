@@ -43,6 +43,7 @@ class SelectionOptions(TypedDict, total=False):
     sample: int | None
     seed: int
     skip_unknown: "LM | None"
+    chat: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -54,6 +55,7 @@ class Selection(Shown):
         sample: so many drawn at random, in the file's order.
         seed: for the draw.
         skip_unknown: a model; cases whose original answer is not its most probable next token are left out first.
+        chat: ask it within its chat template.
 
     Raises:
         SettingError: both `limit` and `sample`, or a number below 1.
@@ -63,6 +65,7 @@ class Selection(Shown):
     sample: int | None = None
     seed: int = 0
     skip_unknown: "LM | None" = None
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.sample is not None:
@@ -75,7 +78,9 @@ class Selection(Shown):
     def describe(self) -> dict[str, Any]:
         """Return the choice as plain values, for a run's settings."""
         known = self.skip_unknown.fingerprint if self.skip_unknown is not None else None
-        return {"limit": self.limit, "sample": self.sample, "seed": self.seed, "known_to": known}
+        return {"limit": self.limit, "sample": self.sample, "seed": self.seed, "known_to": known} | (
+            {"chat": True} if self.chat and known else {}
+        )
 
 
 @dataclass(slots=True, repr=False)
@@ -118,7 +123,7 @@ class Dataset(Shown):
         return sum(1 for _ in self)
 
     def select(self, **changes: Any) -> "Dataset":
-        """Return the same data with another selection: limit, sample, seed, skip_unknown."""
+        """Return the same data with another selection: limit, sample, seed, skip_unknown, chat."""
         return Dataset(self.name, self.protocol, self.digest, self.read, Selection(**changes))
 
     def everything(self) -> "Dataset":
@@ -155,7 +160,7 @@ class Dataset(Shown):
 
     def _known(self, cases: Iterator[Case], lm: "LM") -> Iterator[Case]:
         for group in groups(cases, _KNOWN_BATCH):
-            for case, known in zip(group, _knows(lm, group), strict=True):
+            for case, known in zip(group, _knows(lm, group, chat=self.selection.chat), strict=True):
                 if known:
                     yield case
                 else:
@@ -181,10 +186,11 @@ def _reservoir(cases: Iterator[Case], count: int, seed: int) -> list[Case]:
     return [case for _, case in sorted(kept, key=lambda item: item[0])]
 
 
-def _knows(lm: "LM", cases: tuple[Case, ...]) -> list[bool]:
+def _knows(lm: "LM", cases: tuple[Case, ...], *, chat: bool) -> list[bool]:
     """Say for each case whether the first token of its original answer is the most probable next one."""
     import torch
 
+    from engram.models.chat import wrap_for
     from engram.models.continuations import asked
     from engram.models.encoding import left_padded
 
@@ -192,7 +198,8 @@ def _knows(lm: "LM", cases: tuple[Case, ...]) -> list[bool]:
     named = [i for i, case in enumerate(cases) if case.fact.original]
     if not named:
         return known
-    prompts = [asked(lm, cases[i].fact) for i in named]
+    wrap = wrap_for(lm, chat=chat)
+    prompts = [asked(lm, wrap.fact(cases[i].fact)) for i in named]
     ids, mask = left_padded([prompt.ids[0].tolist() for prompt in prompts])
     with torch.no_grad():
         best = lm.forward(ids, mask=mask, keep=1)[:, -1].argmax(-1).tolist()

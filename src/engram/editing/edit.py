@@ -136,6 +136,11 @@ class Edit(Shown):
         said = (note for origin in self.origins for note in origin.notes)
         return tuple(dict.fromkeys([*said, *words.contradictions(self.origins)]))
 
+    @property
+    def chat(self) -> bool:
+        """Whether it was made within the model's chat template, and is to be asked there."""
+        return any(origin.settings.get("chat") is True for origin in self.origins)
+
     @cached_property
     def digest(self) -> str:
         """Identity of the change itself: 16 hexadecimal digits from names and numbers."""

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.layers import GPTJ, LARGE, MEDIUM, XL, chosen_layer, known
-from engram.editing.prompts import Row, Wrap, chat_wrap, padded, require_target, rows_for
+from engram.editing.prompts import Row, padded, require_target, rows_for
 from engram.editing.targets import mode_of
 from engram.editing.updates import Dense, Update, side_path
 from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
+from engram.models.chat import wrap_for
 from engram.models.hooks import on_block_input, on_projection
 from engram.models.resume import resume
 from engram.showing import Shown
@@ -80,7 +81,7 @@ class FT(Shown):
         layer, notes = self._layer(lm)
         for note in notes:
             logger.info(note)
-        wrap = chat_wrap(lm) if self.chat else Wrap()
+        wrap = wrap_for(lm, chat=self.chat)
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
         rows = [
             row

@@ -6,59 +6,23 @@ the positions whose logits are read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from engram.errors import FactError, SettingError, TokenizerError
+from engram.errors import FactError, SettingError
 from engram.facts import Fact
+from engram.models.chat import Wrap
 from engram.models.continuations import Continuation, continued
 from engram.models.encoding import left_padded
 
 if TYPE_CHECKING:
     from engram.models import LM
 
-_MARK = "ENGRAMPROMPT"
-
 TOKENS = ("subject_first", "subject_middle", "subject_last", "last")
 """Tokens whose key can be looked up; "last" is the prompt's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wrap:
-    """What a chat template puts around the user's words.
-
-    Args:
-        before: text in front of them.
-        after: text behind them, up to where the model's answer begins.
-    """
-
-    before: str = ""
-    after: str = ""
-
-    def around(self, text: str) -> str:
-        """Return the words as the model sees them."""
-        return f"{self.before}{text}{self.after}"
-
-
-def chat_wrap(lm: "LM") -> Wrap:
-    """Return what the tokenizer's chat template puts around a user's message.
-
-    Raises:
-        TokenizerError: the tokenizer has no chat template, or one that changes the message.
-    """
-    tokenizer: Any = lm.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
-        raise TokenizerError(f"{lm.name} has no chat template, so it is no chat model. Leave out --chat.")
-    message = [{"role": "user", "content": _MARK}]
-    text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-    if text.count(_MARK) != 1:
-        raise TokenizerError(f"The chat template of {lm.name} does not keep the user's words as they are.")
-    before, after = text.split(_MARK)
-    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return Wrap(before.removeprefix(str(tokenizer.bos_token)) if adds_bos else before, after)
 
 
 @dataclass(frozen=True, slots=True)

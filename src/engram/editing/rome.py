@@ -19,13 +19,14 @@ from engram.editing.contexts import sample_contexts
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
 from engram.editing.layers import rome_clamp, rome_layer
-from engram.editing.prompts import TOKENS, Row, Wrap, chat_wrap, essence_row, padded, require_target, rows_for
+from engram.editing.prompts import TOKENS, Row, essence_row, padded, require_target, rows_for
 from engram.editing.statistics import statistics_for
 from engram.editing.targets import mode_of, without_subject
 from engram.editing.updates import LowRank
 from engram.editing.values import Aim, Descent, Found, descend
 from engram.errors import NumericalError, SettingError, did_you_mean
 from engram.facts import Fact
+from engram.models.chat import Wrap, wrap_for
 from engram.showing import Shown
 from engram.stats import Corpus, KeyStatistics, Progress
 
@@ -145,7 +146,7 @@ class ROME(Shown):
         """Find the keys and values of all facts."""
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
         layer, notes = rome_layer(lm, self.layer)
-        wrap = chat_wrap(lm) if self.chat else Wrap()
+        wrap = wrap_for(lm, chat=self.chat)
         rule, how = PRESETS[self.preset], self._descent(lm)
         # A bad fact or context is found before anything takes long.
         rows_by_fact = [

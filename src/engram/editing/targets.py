@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.editing.edit import Mode
-from engram.editing.prompts import Wrap, chat_wrap, padded, require_target, rows_for
+from engram.editing.prompts import padded, require_target, rows_for
 from engram.errors import FactError
 from engram.facts import Fact
+from engram.models.chat import Wrap, wrap_for
 from engram.models.hooks import Site, patch, record
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def already_says(lm: "LM", fact: Fact, mode: Mode, *, chat: bool) -> bool:
     """Say whether every token of the target is the model's first choice now."""
     if mode == "erase":
         return False
-    batch = padded(rows_for(lm, 0, fact, ["{}"], chat_wrap(lm) if chat else Wrap(), target=require_target(fact)))
+    batch = padded(rows_for(lm, 0, fact, ["{}"], wrap_for(lm, chat=chat), target=require_target(fact)))
     targets = batch.rows[0].targets
     best = lm.forward(batch.ids, keep=len(targets))[0, -len(targets) :].argmax(-1)
     return best.tolist() == targets

@@ -53,6 +53,14 @@ def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
     return method
 
 
+def in_chat(method: Method) -> Method:
+    """Return the method as it works within the chat template, where it has such a setting (`chat`)."""
+    if not is_dataclass(method) or all(field.name != "chat" for field in fields(method)):
+        return method
+    changed: Any = replace(method, chat=True)
+    return changed
+
+
 def described(method: Method) -> dict[str, Any]:
     """Return a method's name and settings as plain values, for a run's settings."""
     if isinstance(method, Unedited):

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from engram.datasets import load as load_data
 from engram.datasets.dataset import groups
 from engram.editing import METHODS, Method
 from engram.errors import DataError, SettingError, did_you_mean
-from engram.evaluation.editors import Unedited, method_of, prepared
+from engram.evaluation.editors import Unedited, in_chat, method_of, prepared
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.records import circumstances, record_of, settings_of
 from engram.evaluation.report import Report, Run
@@ -28,6 +28,7 @@ from engram.evaluation.sequential import CHECKPOINTS, evaluate_sequentially
 from engram.evaluation.texts import References
 from engram.evaluation.work import CaseWorker, Job, Portable
 from engram.facts import Case
+from engram.models.chat import wrap_for
 from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def evaluate(
     held_out: Sequence[str] = (),
     tfidf: str | Path | None = None,
     seed: int = 0,
+    chat: bool = False,
     checkpoints: Sequence[int] = CHECKPOINTS,
     engine: str | Engine = "local",
     progress: Progress | None = None,
@@ -75,6 +77,7 @@ def evaluate(
         tfidf: folder of the published TF-IDF weights (idf.npy, tfidf_vocab.json) for RS; fitted on the data set's own
             reference texts when not given.
         seed: for texts, and for the method where it is given by name and has one.
+        chat: ask every prompt, and edit, within the tokenizer's chat template; so is a method that has `chat` set.
         checkpoints: after how many edits earlier ones are scored again (sequential only); the last edit is always one.
         engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
         progress: called with (done, total) cases.
@@ -85,12 +88,16 @@ def evaluate(
 
     Raises:
         SettingError: an unknown method, protocol, engine or setting.
+        TokenizerError: `chat` on a model without a chat template.
         DataError: a broken data file.
         RunError: a run folder of other settings, in use, or a full disk.
     """
     dataset = dataset_of(data)
     how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
     chosen = method_of(method, _seeded(method, settings, seed))
+    if chat or how.chat or getattr(chosen, "chat", False):
+        wrap_for(lm, chat=True)  # a model without a template is refused before anything runs
+        how, chosen = replace(how, chat=True), in_chat(chosen)
     task = _Task(lm, dataset, chosen, how, out, tfidf, _checked(protocol, batch, engine), batch, progress)
     return task.sequential(checkpoints) if protocol == "sequential" else task.single()
 

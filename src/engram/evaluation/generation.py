@@ -13,6 +13,7 @@ from engram.editing import Edit
 from engram.evaluation.measuring import Scoring, rows_under
 from engram.evaluation.scores import CaseScores
 from engram.facts import Case
+from engram.models.chat import Wrap
 from engram.models.continuations import Continuation, continued
 from engram.models.generation import Generation, generate_batch
 
@@ -30,22 +31,28 @@ def write(
     scores: Sequence[CaseScores],
     *,
     scoring: Scoring,
+    wrap: Wrap,
 ) -> None:
     """Let the model write one text per generation prompt, sampled among the `top_k` most probable tokens.
+
+    The prompts are asked within `wrap`, which is no part of the texts nor of their length.
 
     Raises:
         NumericalError: the model's output has NaN.
     """
     asked = [(c, i, prompt) for c, case in enumerate(cases) for i, prompt in enumerate(case.generation)]
     lengths = [len(lm.encode(prompt).ids[0]) for _, _, prompt in asked]
+    how = Generation(
+        max_new_tokens=scoring.max_tokens, top_k=scoring.top_k, seed=scoring.seed, beyond_end=not scoring.chat
+    )
     written: dict[int, str] = {}
     for batch in _by_length(lengths, scoring.rows):
         limits = [max(0, scoring.max_tokens - lengths[k]) for k in batch]
-        how = Generation(max_new_tokens=scoring.max_tokens, top_k=scoring.top_k, seed=scoring.seed, beyond_end=True)
         names = [f"{cases[asked[k][0]].id}\n{asked[k][1]}\n{asked[k][2]}" for k in batch]
+        prompts = [wrap.around(asked[k][2]) for k in batch]
         with rows_under(lm, [edits[asked[k][0]] for k in batch]):
-            texts = generate_batch(lm, [asked[k][2] for k in batch], how, limits=limits, names=names)
-        written |= dict(zip(batch, texts, strict=True))
+            texts = generate_batch(lm, prompts, how, limits=limits, names=names)
+        written |= {k: asked[k][2] + t[len(p) :] for k, p, t in zip(batch, prompts, texts, strict=True)}
     for k, (c, _, _) in enumerate(asked):
         scores[c].texts.append(unicodedata.normalize("NFKD", written[k]).replace("\n\n", " "))
 

@@ -25,6 +25,7 @@ class Scoring:
         seed: for sampling; a text depends on it, the case and the prompt only.
         held_out: texts whose perplexity is measured under each edit.
         rows: rows per pass; results do not depend on it.
+        chat: ask every prompt within the tokenizer's chat template; a text then ends where the model ends it.
 
     Raises:
         SettingError: a number below 1.
@@ -37,6 +38,7 @@ class Scoring:
     seed: int = 0
     held_out: tuple[str, ...] = field(default=(), repr=False)
     rows: int = 64
+    chat: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "rows"):
@@ -53,6 +55,7 @@ class Scoring:
             "top_k": self.top_k,
             "seed": self.seed,
             "held_out": hashlib.sha256(texts.encode()).hexdigest()[:16] if texts else None,
+            **({"chat": True} if self.chat else {}),
         }
 
 

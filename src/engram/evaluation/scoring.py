@@ -20,6 +20,7 @@ from engram.evaluation.measuring import LIKELIHOODS, Scoring, all_under, rows_un
 from engram.evaluation.perplexity import ESSENCE_TOKENS, perplexities
 from engram.evaluation.scores import CaseScores
 from engram.facts import Case
+from engram.models.chat import wrap_for
 from engram.models.scoring import score_tokens
 
 if TYPE_CHECKING:
@@ -70,15 +71,18 @@ def score_cases(
     Raises:
         PromptTooLong: a prompt and its target do not fit into the model's positions.
         FactError: a target has no tokens.
+        TokenizerError: `scoring.chat` on a model without a chat template.
         NumericalError: the model's output has NaN.
     """
     under = [None] * len(cases) if edits is None else list(edits)
     scores = [CaseScores() for _ in cases]
-    _likelihoods(lm, cases, under, scores, scoring.rows)
+    wrap = wrap_for(lm, chat=scoring.chat)
+    asked = [wrap.case(case) for case in cases]
+    _likelihoods(lm, asked, under, scores, scoring.rows)
     if scoring.free:
-        say(lm, cases, under, scores, scoring=scoring)
+        say(lm, asked, under, scores, scoring=scoring)
     if scoring.generate:
-        write(lm, cases, under, scores, scoring=scoring)
+        write(lm, cases, under, scores, scoring=scoring, wrap=wrap)
     for case, edit, result in zip(cases, under, scores, strict=True):
         if case.essence or scoring.held_out:
             _texts(lm, case, edit, result, scoring.held_out)

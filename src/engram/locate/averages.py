@@ -21,6 +21,7 @@ from engram.locate.result import CausalTrace
 from engram.locate.settings import TraceOptions, TraceSettings
 from engram.locate.tracing import Progress, trace_with
 from engram.locate.words import Z95, average_lines, average_rows
+from engram.models.chat import wrap_for
 from engram.models.continuations import asked
 from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
 from engram.showing import Shown, frame, html_picture
@@ -232,6 +233,7 @@ def trace_many(
         SettingError: an option has a value that is not allowed.
         RunError: the folder belongs to other settings or another model, or is in use.
         DataError: the model knows none of the facts.
+        TokenizerError: `chat` on a model without a chat template.
         NumericalError: NaN or infinity in the model's output.
     """
     settings = TraceSettings.of(**options)
@@ -258,7 +260,7 @@ def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings) -> Record:
     """Return the record of one fact: traced, unknown to the model, or failed with a reason."""
     base = {"id": name, "prompt": fact.text, "subject": fact.subject, "original": fact.original}
     try:
-        if not _known(lm, fact):
+        if not _known(lm, wrap_for(lm, chat=settings.chat).fact(fact)):
             return {**base, "status": "unknown"}
         trace = trace_with(lm, fact, settings)
     except FactError as error:

@@ -30,6 +30,7 @@ class TraceOptions(TypedDict, total=False):
     severed: str | None
     metric: str
     against: str | None
+    chat: bool
     memory_budget: int | float | str | None
 
 
@@ -48,6 +49,7 @@ class TraceSettings:
     severed: Literal["attn", "mlp"] | None
     metric: MetricName
     against: str | None
+    chat: bool
     memory_budget: int | float | str | None
 
     @classmethod
@@ -65,6 +67,7 @@ class TraceSettings:
         severed: str | None = None,
         metric: str = "probability",
         against: str | None = None,
+        chat: bool = False,
         memory_budget: int | float | str | None = None,
     ) -> "TraceSettings":
         """Check options.
@@ -89,6 +92,7 @@ class TraceSettings:
             severed=None if severed is None else _one_of("severed", severed, ("attn", "mlp")),
             metric=_one_of("metric", metric, get_args(MetricName)),
             against=against,
+            chat=chat,
             memory_budget=memory_budget,
         )
 
@@ -116,19 +120,20 @@ class TraceSettings:
             usual_window(n_layers),
         )
 
-    def positions(self, span: range, length: int) -> list[int]:
+    def positions(self, span: range, length: int, *, begin: int = 0) -> list[int]:
         """Return the positions to trace in a prompt, in ascending order.
 
         Args:
             span: the subject's tokens.
             length: number of tokens.
+            begin: the first of "all" tokens: behind what a chat template puts in front.
 
         Raises:
             SettingError: a token number outside of the prompt.
         """
         match self.tokens:
             case "all":
-                return list(range(length))
+                return list(range(begin, length))
             case "last":
                 return [length - 1]
             case "subject":
@@ -159,6 +164,7 @@ class TraceSettings:
             "severed": self.severed,
             "metric": self.metric,
             "against": self.against,
+            **({"chat": True} if self.chat else {}),
         }
 
 

@@ -23,9 +23,10 @@ from engram.locate.noise import Noise, Swap
 from engram.locate.passes import Clean, run_clean, run_corrupted, run_first
 from engram.locate.plain import restore_plainly
 from engram.locate.result import CausalTrace
-from engram.locate.settings import SITES, TraceSettings
+from engram.locate.settings import SITES, TraceOptions, TraceSettings
 from engram.locate.staircase import effective, plan_climbs
 from engram.locate.windows import WINDOW, Cell, TraceSite
+from engram.models.chat import wrap_for
 from engram.models.continuations import asked, continuation_ids
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def trace(
     severed: str | None = None,
     metric: str = "probability",
     against: str | None = None,
+    chat: bool = False,
     memory_budget: int | float | str | None = None,
     progress: Progress | None = None,
 ) -> CausalTrace:
@@ -74,28 +76,20 @@ def trace(
         severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers.
         metric: `probability`, `log_probability` (nats) or `logit_difference`.
         against: second answer of the logit difference; `fact.target` otherwise.
+        chat: ask within the tokenizer's chat template; `all` tokens then begin with the user's words.
         memory_budget: bytes or `"2GiB"` beyond the model; 1 GiB on the CPU, half of what is free on a GPU.
         progress: called after every pass.
 
     Raises:
         SettingError: an option has a value that is not allowed.
         FactError: the prompt, its subject or a second answer cannot be used.
+        TokenizerError: `chat` on a model without a chat template.
         NumericalError: NaN or infinity in the model's output; the message names the layer.
     """
-    settings = TraceSettings.of(
-        sites=sites,
-        window=window,
-        window_style=window_style,
-        noise=noise,
-        samples=samples,
-        seed=seed,
-        draws=draws,
-        tokens=tokens,
-        severed=severed,
-        metric=metric,
-        against=against,
-        memory_budget=memory_budget,
-    )
+    options: TraceOptions = {"sites": sites, "window": window, "window_style": window_style, "tokens": tokens}
+    options |= {"noise": noise, "samples": samples, "seed": seed, "draws": draws, "severed": severed}
+    options |= {"metric": metric, "against": against, "chat": chat, "memory_budget": memory_budget}
+    settings = TraceSettings.of(**options)
     settings.check_window(lm.n_layers)
     return trace_with(lm, fact, settings, progress=progress)
 
@@ -105,9 +99,12 @@ def trace_with(
     lm: "LM", fact: "Fact", settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
 ) -> CausalTrace:
     """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
+    wrap = wrap_for(lm, chat=settings.chat)
+    fact = wrap.fact(fact)
     prompt = asked(lm, fact)
     span = prompt.subject
-    positions = settings.positions(span, prompt.ids.shape[1])
+    begin = lm.encode(fact.text).beyond(0, len(wrap.before)).start if wrap else 0
+    positions = settings.positions(span, prompt.ids.shape[1], begin=begin)
     clean = run_clean(lm, prompt.ids, settings.sites)
     metric, predicted = _metric(lm, fact, prompt.answer, clean, settings)
     corruption, noise = corrupt(

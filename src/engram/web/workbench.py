@@ -15,6 +15,7 @@ from engram.editing.check import Check, check
 from engram.errors import FactError, PromptTooLong, SettingError
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace
+from engram.models.chat import wrap_for
 from engram.models.generation import Generation, generate_batch
 from engram.web.limits import Limits, bounded
 from engram.web.nextwords import NextWords, next_words
@@ -112,10 +113,15 @@ class Workbench:
         lm: the model.
         limits: bounds of what visitors may ask.
         corpus: text for the key statistics of models that have none of their own; see `engram.stats.open_corpus`.
+        chat: ask everything within the tokenizer's chat template.
+
+    Raises:
+        TokenizerError: `chat` on a model without a chat template.
     """
 
-    def __init__(self, lm: "LM", *, limits: Limits | None = None, corpus: Any = None) -> None:
+    def __init__(self, lm: "LM", *, limits: Limits | None = None, corpus: Any = None, chat: bool = False) -> None:
         self.lm = lm
+        self._wrap = wrap_for(lm, chat=chat)
         self.limits = limits or Limits()
         self.names = _known_names(lm)
         self._corpus = corpus
@@ -174,7 +180,7 @@ class Workbench:
         if not 1 <= window <= self.lm.n_layers:
             raise SettingError(f"The window has {window} layers; choose 1 to {self.lm.n_layers}.")
         with self._lock:
-            found = trace(self.lm, fact, window=window, samples=_SAMPLES, progress=progress)
+            found = trace(self.lm, fact, window=window, samples=_SAMPLES, chat=bool(self._wrap), progress=progress)
             says = self._present_answer(fact) or ""
             return Located(trace=found, says=says, suggestion=suggested(self.lm, found))
 
@@ -206,11 +212,11 @@ class Workbench:
             seen = check(
                 self.lm, made, paraphrases=wish.paraphrases, neighborhood=wish.neighborhood, max_new_tokens=_NEW_TOKENS
             )
-            before, after = next_words(self.lm, fact.text, [None, made])
+            before, after = next_words(self.lm, self._wrap.around(fact.text), [None, made])
             return Made(edit=made, check=seen, before=before, after=after)
 
     def _present_answer(self, fact: Fact) -> str | None:
-        return ask(self.lm, [Question(text=fact.text)])[0].says or None
+        return ask(self.lm, [Question(text=self._wrap.around(fact.text))])[0].says or None
 
     def _settings(self, wish: Wish) -> dict[str, Any]:
         known = {field.name for field in fields(METHODS[wish.method])} if wish.method in METHODS else set[str]()
@@ -219,6 +225,8 @@ class Workbench:
             settings["preset"] = wish.preset
         if wish.layer is not None:
             settings["layer"] = wish.layer
+        if self._wrap and "chat" in known:
+            settings["chat"] = True
         if self._corpus is not None and "corpus" in known:
             settings["corpus"] = self._corpus
         return settings
@@ -233,7 +241,7 @@ class Workbench:
             PromptTooLong: see `tokens`.
             EditMismatch: an edit was made for another model.
         """
-        text = self.tokens(prompt).prompt
+        text = self._wrap.around(self.tokens(prompt).prompt)
         names = list(edits)
         rows = [text] * len(names)
         under = [edits[name] for name in names]
