@@ -33,7 +33,7 @@ def page(lm: engram.LM) -> None:
     running = web.serve(web.Workbench(lm))
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        seen = visit(chromium, running.url, width=900, dark=False)
+        seen = visit(chromium, running.url, width=1100, dark=False)
         seen.screenshot(path=IMAGES / "page-locate.png", clip=area(seen, "h1", "#engram-chosen"), full_page=True)
         seen.locator("#engram-target textarea, #engram-target input").first.fill("Rome")
         seen.click("#engram-edit")
@@ -44,7 +44,7 @@ def page(lm: engram.LM) -> None:
             path=IMAGES / "page-edit.png", clip=area(seen, "#engram-target", "#engram-result"), full_page=True
         )
         phone = visit(chromium, running.url, width=390, dark=True)
-        phone.locator("#engram-map").first.scroll_into_view_if_needed()
+        phone.evaluate("document.querySelector('#engram-words').scrollIntoView()")
         phone.screenshot(path=IMAGES / "page-phone.png")
         chromium.close()
     running.stop()

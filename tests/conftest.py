@@ -6,7 +6,9 @@ This file must not import `engram` at module level: shape checks are installed w
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -89,3 +91,37 @@ def counterfact() -> Path:
 def zsre() -> Path:
     """The same dozen facts as questions in zsRE's format; one has no target, as happens in the published file."""
     return DATA / "zsre.json"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless browser."""
+    from visitor import chromium
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Any]:
+    """A page that is being served: its workbench and its address."""
+    from visitor import serving
+
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def url(served: Any) -> str:
+    """The address of a page."""
+    return str(served[1])
+
+
+@pytest.fixture
+def visitor(browser: Any, url: str) -> Iterator[Any]:
+    """Somebody on the page, who is asked at the end whether anything was wrong behind the scenes."""
+    from visitor import Visitor
+
+    somebody = Visitor(browser, url)
+    yield somebody
+    somebody.leave()

@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edits import golden_lm, random_edit
+from engram.editing.layers import rome_layer
 from engram.errors import EditError, FactError, SettingError
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace
 from engram.web import texts
-from engram.web.figures import heat_map, in_words, number_table
+from engram.web.figures import SITES, heat_map, in_words, number_table, number_tables, peaks
 from engram.web.ledger import Ledger
 from engram.web.limits import Limits, bounded, bounded_lines
+from engram.web.nextwords import NextWord, merged
 from engram.web.subjects import guessed, picked, word_around
 from engram.web.suggestion import suggested
 from engram.web.workbench import Tokens
@@ -193,11 +195,22 @@ def test_the_picture_says_token_layer_and_probability(traced: CausalTrace) -> No
     assert "%{z" in picture.hovertemplate
 
 
-def test_the_sentence_names_the_probabilities(traced: CausalTrace) -> None:
-    words = in_words(traced, "state")
+def test_the_sentences_name_the_probabilities(traced: CausalTrace) -> None:
+    words = in_words(traced, "Denver, Colorado")
     assert f"{traced.clean:.3f}" in words
     assert f"{traced.corrupted:.3f}" in words
-    assert "'Denver'" in words
+    assert "gives 'Denver', the beginning of 'Denver, Colorado', a probability" in words
+    for site in SITES:
+        assert f"{float(traced.scores[site].max()):.3f}" in peaks(traced, site)
+
+
+def test_all_maps_have_one_scale_and_ticks_that_do_not_collide(traced: CausalTrace) -> None:
+    maps = [heat_map(traced, site) for site in SITES]
+    assert len({figure.data[0].zmax for figure in maps}) == 1
+    assert "3 layers at a time" in maps[1].layout.title.text
+    deep = replace(traced, samples={site: x.repeat(1, 6, 1) for site, x in traced.samples.items()})
+    assert [heat_map(each, "state").layout.xaxis.dtick for each in (traced, deep)] == [1, 10]
+    assert number_tables(traced).count("<table") == 3
 
 
 def test_an_unknown_site_is_a_sentence(traced: CausalTrace) -> None:
@@ -205,23 +218,46 @@ def test_an_unknown_site_is_a_sentence(traced: CausalTrace) -> None:
         heat_map(traced, "stat")
 
 
-def test_the_suggested_layer_is_the_peak_of_the_mlps_at_the_last_subject_token(traced: CausalTrace) -> None:
+def test_the_layer_is_the_rules_and_the_peak_is_information(traced: CausalTrace) -> None:
     lm = golden_lm()
     clear = traced.samples["mlp"].clone()
     clear[traced.subject_range[1] - 1, 5] += 0.5
     clear[-1, 7] += 0.9  # more, but at another token
     found = suggested(lm, replace(traced, samples={**traced.samples, "mlp": clear}))
-    assert found.traced
-    assert found.layer == 5
-    assert "last subject token, 'zu'" in found.why
-    assert "ROME would take layer 2" in found.why
+    layer, notes = rome_layer(lm, None)
+    assert found.layer == layer
+    assert found.why == " ".join(notes)
+    assert found.clear
+    assert "around layer 5" in found.peak
+    assert "last subject token, 'zu'" in found.peak
+    assert "need not be the best one to edit" in found.peak
 
 
-def test_without_a_clear_effect_the_methods_rule_decides() -> None:
+def test_without_a_clear_effect_no_peak_is_named() -> None:
     lm = tiny("gpt2")  # random weights know no facts
     prompt = Fact.from_text("John Holzu comes from", "John Holzu")
-    nothing = trace(lm, prompt, window=1, samples=4, noise=1e-6)
-    found = suggested(lm, nothing)
-    assert not found.traced
-    assert found.layer == lm.n_layers // 3
-    assert "a third of the depth" in found.why
+    found = suggested(lm, trace(lm, prompt, window=1, samples=4, noise=1e-6))
+    assert not found.clear
+    assert found.layer == rome_layer(lm, None)[0]
+    assert "clearly brings the answer back" in found.peak
+
+
+# The next word
+
+
+def test_tokens_of_one_word_add_up_and_no_word_is_listed_twice() -> None:
+    found = merged(
+        [
+            NextWord(" Rome", "", 0.5),
+            NextWord(" Se", "attle", 0.3),
+            NextWord(" R", "ome", 0.1),
+            NextWord("Seattle", "", 0.25),
+        ]
+    )
+    assert [(word.word, word.token) for word in found] == [("Rome", " Rome"), ("Seattle", " Se")]
+    assert [word.probability for word in found] == pytest.approx([0.6, 0.55])
+
+
+def test_words_that_come_to_more_stand_higher_and_white_space_stays() -> None:
+    found = merged([NextWord(" a", "", 0.4), NextWord("\n", "", 0.3), NextWord(" b", "", 0.2), NextWord("b", "", 0.25)])
+    assert [word.word or word.token for word in found] == ["b", "a", "\n"]

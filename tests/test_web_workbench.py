@@ -18,7 +18,7 @@ from edits import golden_json, golden_lm, random_edit, unchanged, weights_of
 from engram import web
 from engram.editing import METHODS
 from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound
-from engram.web.answering import guarded, whole
+from engram.web.answering import Stopped, Stops, guarded, whole
 from engram.web.ledger import Ledger
 from engram.web.nextwords import next_words
 from engram.web.workbench import Wish, Workbench
@@ -77,7 +77,7 @@ def test_an_edit_is_made_looked_at_and_leaves_the_model_alone(bench: Workbench) 
     assert made.check.health is not None
     kinds = {answer.kind for answer in made.check.facts[0].answers}
     assert {"prompt", "neighbor"} <= kinds
-    assert seen[-1][0] == "looking at the edit"
+    assert seen[-1][0] == "looking at the next word"
     assert unchanged(bench.lm, before)
 
 
@@ -96,8 +96,11 @@ def test_voices_say_what_the_edited_model_says(bench: Workbench) -> None:
 def test_next_tokens_are_completed_to_the_words_they_begin(bench: Workbench) -> None:
     lm, edit = bench.lm, random_edit(bench.lm, seed=1)
     plain, edited = next_words(lm, PROMPT, [None, edit])
-    assert [(word.token, pytest.approx(word.probability, abs=1e-5)) for word in plain] == lm.next_tokens(PROMPT)
-    assert lm.generate(PROMPT).removeprefix(PROMPT).split()[0].startswith((plain[0].token + plain[0].rest).strip())
+    tokens = dict(lm.next_tokens(PROMPT))
+    assert {word.token for word in plain} <= set(tokens)
+    assert sum(word.probability for word in plain) == pytest.approx(sum(tokens.values()), abs=1e-5)
+    assert len({word.word for word in plain}) == len(plain)
+    assert lm.generate(PROMPT).removeprefix(PROMPT).split()[0].startswith(plain[0].word)
     assert any(word.rest for word in plain) and not any(" " in word.rest for word in plain)
     with edit.applied(lm):
         again = next_words(lm, PROMPT, [None])[0]
@@ -110,7 +113,7 @@ def test_next_words_at_the_end_of_the_positions_stay_tokens(bench: Workbench) ->
     each = lm.encode(PROMPT + " a").ids.shape[1] - lm.encode(PROMPT).ids.shape[1]
     long = PROMPT + " a" * ((lm.max_positions - 4 - lm.encode(PROMPT).ids.shape[1]) // each)
     assert lm.max_positions - lm.encode(long).ids.shape[1] in range(4, 4 + each)
-    assert [word.rest for word in next_words(lm, long, [None])[0]] == [""] * 5
+    assert {word.rest for word in next_words(lm, long, [None])[0]} == {""}
 
 
 # Many visitors at once
@@ -163,6 +166,21 @@ def test_errors_become_sentences_and_never_stack_traces(caplog: pytest.LogCaptur
     assert "secret" not in shown
     assert "Something broke" in shown
     assert "secret x" in caplog.text
+
+
+def test_a_stop_is_heard_by_whom_it_is_for_and_by_their_latest_work() -> None:
+    stops = Stops()
+    ann, bob = (gr.Request(session_hash=name) for name in ("ann", "bob"))
+    with stops.heard(ann) as hers, stops.heard(bob) as his:
+        stops.ask(ann)
+        his()
+        with pytest.raises(Stopped):
+            hers()
+        with stops.heard(ann) as next_one:  # begun after the stop
+            next_one()
+    stops.ask(ann)  # nothing runs: nothing happens
+    with stops.heard(ann) as later:
+        later()
 
 
 @pytest.mark.parametrize("value", [None, "1", 1.5, True, float("nan"), [1]])
@@ -221,6 +239,22 @@ def test_a_taken_port_is_a_sentence(running: web.Running) -> None:
     port = int(running.url.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(SettingError, match="cannot be served"):
         web.serve(Workbench(golden_lm()), port=port)
+
+
+# gradio does not close the socket that it could not bind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_port_that_is_taken_between_look_and_launch_is_passed_over(
+    running: web.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = int(running.url.rstrip("/").rsplit(":", 1)[1])
+    monkeypatch.setattr("engram.web.app._PORT", taken)
+    monkeypatch.setattr("engram.web.app._require_free", lambda host, port: None)
+    other = web.serve(Workbench(golden_lm()))
+    try:
+        assert other.url != running.url
+        assert fetch(other.url)[0] == 200
+    finally:
+        other.stop()
 
 
 def test_a_visit_begins_with_an_empty_ledger() -> None:

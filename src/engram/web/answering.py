@@ -1,11 +1,14 @@
-"""How the page answers: errors as sentences, waiting visitors in one queue, progress as a bar."""
+"""How the page answers: errors as sentences, waiting visitors in one queue, progress as a bar, a way to stop."""
 
 import functools
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 
 from engram.errors import EngramError
 from engram.web import texts
@@ -18,7 +21,9 @@ Changes = dict[Any, Any]
 WITH_MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 """Options of events that run the model: one at a time, the others see their place in the queue."""
 QUICK: dict[str, Any] = {"concurrency_limit": 8, "api_visibility": "private", "show_progress": "hidden"}
-"""Options of events that do not."""
+"""Options of events that do not, and are done at once."""
+FILES: dict[str, Any] = {**QUICK, "show_progress": "full"}
+"""Options of events that write or read files, which large edits make long."""
 
 
 def guarded(handler: Callable[..., Changes], message: gr.HTML) -> Callable[..., Changes]:
@@ -33,6 +38,8 @@ def guarded(handler: Callable[..., Changes], message: gr.HTML) -> Callable[..., 
     def answer(*inputs: Any, **special: Any) -> Changes:
         try:
             return {message: "", **handler(*inputs, **special)}
+        except Stopped as stopped:
+            return {message: texts.said(str(stopped))}
         except EngramError as error:
             return {message: texts.refused(str(error))}
         except Exception:
@@ -42,22 +49,69 @@ def guarded(handler: Callable[..., Changes], message: gr.HTML) -> Callable[..., 
     return answer
 
 
-def steps(bar: gr.Progress, what: str) -> Callable[[int, int], None]:
-    """Return a function that shows finished and all steps of one thing."""
-
-    def show(done: int, total: int) -> None:
-        bar((done, max(total, 1)), desc=what)
-
-    return show
+class Stopped(EngramError):
+    """The visitor pressed Stop."""
 
 
-def told(bar: gr.Progress) -> Callable[[str, int, int], None]:
-    """Return a function that shows what is being done, how much of it is done, and how much there is."""
+class Stops:
+    """Whose work is to end. A thread cannot be ended from outside, so work that tells its progress ends itself."""
+
+    def __init__(self) -> None:
+        self._working: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def heard(self, visitor: gr.Request | None) -> Iterator[Callable[[], None]]:
+        """Give a function that raises `Stopped` once this visitor asked for it.
+
+        Work of the same visitor that began before, and was not yet asked to stop, can no longer be asked.
+        """
+        name = _name(visitor)
+        asked = self._working[name] = threading.Event()
+
+        def look() -> None:
+            if asked.is_set():
+                raise Stopped("Stopped. Nothing was changed.")
+
+        try:
+            yield look
+        finally:
+            if self._working.get(name) is asked:
+                del self._working[name]
+
+    def ask(self, visitor: gr.Request | None) -> None:
+        """Ask a visitor's work to end at its next step."""
+        if asked := self._working.get(_name(visitor)):
+            asked.set()
+
+
+def _name(visitor: gr.Request | None) -> str:
+    return str(visitor.session_hash) if visitor is not None else ""
+
+
+def told(bar: gr.Progress, look: Callable[[], None] | None = None) -> Callable[[str, int, int], None]:
+    """Return a function that shows what is being done, how much of it is done, and how much there is.
+
+    Args:
+        bar: where it is shown.
+        look: called before every step; see `Stops.heard`.
+    """
 
     def show(what: str, done: int, total: int) -> None:
+        if look is not None:
+            look()
         bar((done, max(total, 1)), desc=what)
 
     return show
+
+
+def steps(bar: gr.Progress, what: str, look: Callable[[], None] | None = None) -> Callable[[int, int], None]:
+    """Return a function that shows finished and all steps of one thing; see `told`."""
+    return functools.partial(told(bar, look), what)
+
+
+def handed_out(button: gr.DownloadButton, data: bytes, name: str) -> str:
+    """Return where a file lies that a visitor may fetch, for a while."""
+    return save_bytes_to_cache(data, name, cache_dir=button.GRADIO_CACHE)
 
 
 def whole(value: Any, what: str) -> int:

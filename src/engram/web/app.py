@@ -1,4 +1,4 @@
-"""The page itself: three steps below each other, and how it is served.
+"""The page itself: three steps below each other, each open once the one before is done, and how it is served.
 
 Everything comes from this machine (fonts, plotly, scripts), nothing is reported anywhere, and a content security policy
 forbids the browser to ask any other server.
@@ -14,9 +14,12 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engram.errors import SettingError
+from engram.web.answering import Stops
 from engram.web.collecting import Collecting
 from engram.web.editing import Editing
+from engram.web.examples import examples
 from engram.web.ledger import Ledger
+from engram.web.limits import Limits
 from engram.web.locating import Locating
 from engram.web.texts import safe
 from engram.web.workbench import Workbench
@@ -32,9 +35,7 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-_PORT = 7860
-_MINI_EXAMPLE = ("The Space Needle is located in the city of", "Rome")
-_EXAMPLE = ("The Eiffel Tower is located in the city of", "Rome")
+_PORT, _PORTS = 7860, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,8 @@ def build(bench: Workbench) -> gr.Blocks:
     Args:
         bench: the model that all visitors share.
     """
-    limits, lm = bench.limits, bench.lm
-    prompt, target = _MINI_EXAMPLE if lm.name == "mini" else _EXAMPLE
+    limits, lm, stops = bench.limits, bench.lm, Stops()
+    start = examples(lm)[0]
     with gr.Blocks(
         title="Engram", analytics_enabled=False, delete_cache=(600, limits.idle_seconds), fill_width=False
     ) as page:
@@ -71,13 +72,13 @@ def build(bench: Workbench) -> gr.Blocks:
         )
         ledger: Any = gr.State(Ledger(), time_to_live=limits.idle_seconds)
         with gr.Column(elem_classes="engram-step"):
-            first = Locating(bench, prompt)
-        with gr.Column(elem_classes="engram-step"):
-            second = Editing(bench, first, ledger, target)
-        with gr.Column(elem_classes="engram-step"):
-            third = Collecting(bench, ledger, prompt)
-        first.wire(second.layer)
-        second.wire(third.listing, third.listed)
+            first = Locating(bench, stops)
+        with gr.Accordion("2. Make it say something else", open=False, elem_id="engram-step-2") as editing:
+            second = Editing(bench, first, ledger, start.target, stops)
+        with gr.Accordion("3. Your edits", open=False, elem_id="engram-step-3") as collecting:
+            third = Collecting(bench, ledger, start.prompt)
+        first.wire(second.target, second.layer, editing)
+        second.wire(third.listing, third.listed, collecting)
         third.wire()
     page.queue(max_size=limits.waiting, api_open=False)
     return page
@@ -94,32 +95,41 @@ def serve(bench: Workbench, *, host: str = "127.0.0.1", port: int | None = None)
     Raises:
         SettingError: the address or the port cannot be had.
     """
-    page, limits = build(bench), bench.limits
-    try:
-        found = _free_port(host) if port is None else _require_free(host, port)
-        _, url, _ = page.launch(
-            server_name=host,
-            server_port=found,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            inbrowser=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            enable_monitoring=False,
-            show_error=False,
-            footer_links=[],
-            max_file_size=limits.upload_bytes,
-            state_session_capacity=limits.visitors,
-            theme=_theme(),
-            css=(_HERE / "page.css").read_text(encoding="utf-8"),
-            head=f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={"middleware": [Middleware(_Guard)], "docs_url": None},
-        )
-    except (OSError, OverflowError) as error:
-        raise SettingError(f"The page cannot be served on {host}:{port or _PORT}: {error}.") from error
-    return Running(url=str(url), page=page)
+    page = build(bench)
+    for candidate in range(_PORT, _PORT + _PORTS) if port is None else (port,):
+        try:
+            return Running(url=_launched(page, bench.limits, host, candidate), page=page)
+        except (OSError, OverflowError) as error:
+            taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, None)  # None: gradio's own word
+            if port is not None or not taken:
+                raise SettingError(f"The page cannot be served on {host}:{candidate}: {error}.") from error
+    raise SettingError(f"The page cannot be served on {host}: ports {_PORT} to {_PORT + _PORTS - 1} are all taken.")
+
+
+def _launched(page: gr.Blocks, limits: Limits, host: str, port: int) -> str:
+    """Begin to serve a page and return its address; raises OSError when the port cannot be had."""
+    _require_free(host, port)
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        show_error=False,
+        footer_links=[],
+        max_file_size=limits.upload_bytes,
+        state_session_capacity=limits.visitors,
+        theme=_theme(),
+        css=(_HERE / "page.css").read_text(encoding="utf-8"),
+        head=f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        app_kwargs={"middleware": [Middleware(_Guard)], "docs_url": None},
+    )
+    return str(url)
 
 
 def _theme() -> gr.themes.Base:
@@ -143,23 +153,11 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _free_port(host: str) -> int:
-    """Return the first of a hundred ports that can be had; raises OSError when none can."""
-    for port in range(_PORT, _PORT + 99):
-        try:
-            return _require_free(host, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    return _require_free(host, _PORT + 99)
-
-
-def _require_free(host: str, port: int) -> int:
-    """Return a port that can be had; raises OSError when it cannot."""
+def _require_free(host: str, port: int) -> None:
+    """Check that a port can be had; raises OSError when it cannot."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
-    return port
 
 
 class _Guard:

@@ -3,12 +3,11 @@
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
 
 from engram.editing import Edit
 from engram.errors import EditError
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded
+from engram.web.answering import FILES, QUICK, WITH_MODEL, Changes, guarded, handed_out
 from engram.web.archives import packed, unpacked
 from engram.web.ledger import Ledger
 from engram.web.workbench import Workbench
@@ -29,13 +28,10 @@ class Collecting:
     def __init__(self, bench: Workbench, ledger: Any, prompt: str) -> None:
         self.bench = bench
         self.ledger = ledger
-        gr.HTML(
-            "<h2>3. Your edits</h2><p class='engram-lead'>They last as long as this visit. Those that are on act "
-            "together.</p>"
-        )
+        gr.HTML("<p class='engram-lead'>They last as long as this visit. Those that are on act together.</p>")
         self.table = gr.HTML(texts.ledger_table(()), elem_id="engram-ledger")
         self.switches = gr.CheckboxGroup([], label="Switched on", visible=False, elem_id="engram-switches")
-        with gr.Row():
+        with gr.Row(elem_classes="engram-small"):
             self.combine = gr.Button("Combine those that are on", size="sm", elem_id="engram-combine")
             self.remove = gr.Button("Remove those that are off", size="sm", elem_id="engram-remove")
             self.folder = gr.Button("Download as Engram folder", size="sm", elem_id="engram-get-engram")
@@ -49,7 +45,6 @@ class Collecting:
             self.prompt = gr.Textbox(
                 prompt,
                 label="Try a prompt",
-                max_length=bench.limits.prompt_chars,
                 scale=4,
                 elem_id="engram-try",
             )
@@ -81,12 +76,13 @@ class Collecting:
             [self.table, self.ledger, self.message],
             **QUICK,
         )
-        self.combine.click(guarded(self.sum_up, self.message), [self.ledger], kept, **QUICK)
+        at_work: dict[str, Any] = {**FILES, "show_progress_on": self.message}
+        self.combine.click(guarded(self.sum_up, self.message), [self.ledger], kept, **at_work)
         self.remove.click(guarded(self.clear, self.message), [self.ledger], kept, **QUICK)
-        self.upload.upload(guarded(self.take_in, self.message), [self.upload, self.ledger], kept, **QUICK)
+        self.upload.upload(guarded(self.take_in, self.message), [self.upload, self.ledger], kept, **at_work)
         for button, kind in ((self.folder, "engram"), (self.adapter, "peft")):
             button.click(
-                guarded(self.hand_out(kind), self.message), [self.ledger], [self.file, self.message], **QUICK
+                guarded(self.hand_out(kind), self.message), [self.ledger], [self.file, self.message], **at_work
             ).success(None, [self.file], None, js="(file) => engram.download(file)")
         for event in (self.compare.click, self.prompt.submit):
             event(
@@ -129,7 +125,7 @@ class Collecting:
             if total is None:
                 raise EditError("No edit is switched on, so there is nothing to download.")
             data = packed(total, kind, self.bench.lm)
-            path = save_bytes_to_cache(data, _FILES[kind], cache_dir=self.file.GRADIO_CACHE)
+            path = handed_out(self.file, data, _FILES[kind])
             return {self.file: path, self.message: texts.said(f"{_FILES[kind]}: {len(data) / 1024:.0f} KiB.")}
 
         return pack

@@ -6,8 +6,9 @@ import gradio as gr
 
 from engram.editing import METHODS
 from engram.errors import EngramError, SettingError, did_you_mean
+from engram.facts import Fact
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, told
+from engram.web.answering import QUICK, WITH_MODEL, Changes, Stops, guarded, told
 from engram.web.ledger import Ledger
 from engram.web.limits import bounded_lines
 from engram.web.locating import Locating
@@ -26,22 +27,21 @@ class Editing:
         locating: the first step, whose prompt and subject are edited.
         ledger: the state that keeps the visitor's edits.
         target: the target to begin with.
+        stops: where visitors ask for a stop.
     """
 
-    def __init__(self, bench: Workbench, locating: Locating, ledger: Any, target: str) -> None:
-        self.bench = bench
+    def __init__(self, bench: Workbench, locating: Locating, ledger: Any, target: str, stops: Stops) -> None:
+        self.bench, self.stops = bench, stops
         self.ledger = ledger
         self.locating = locating
-        limits = bench.limits
         gr.HTML(
-            "<h2>2. Make it say something else</h2><p class='engram-lead'>The edit acts beside the weights, for you "
-            "alone; the model in memory stays as it is.</p>"
+            "<p class='engram-lead'>The edit acts beside the weights, for you alone; the model in memory stays as it "
+            "is.</p>"
         )
         self.target = gr.Textbox(
             target,
             label="Target",
             info="What the model shall say after the prompt above.",
-            max_length=limits.phrase_chars,
             elem_id="engram-target",
         )
         with gr.Row():
@@ -59,79 +59,118 @@ class Editing:
                 label="Paraphrases, one per line",
                 info="Other ways to ask for the same fact; their answer shall change too.",
                 lines=2,
-                max_length=limits.lines * limits.prompt_chars,
             )
             self.neighborhood = gr.Textbox(
                 label="Neighbors, one per line",
                 info="Prompts about other subjects; their answers shall stay.",
                 lines=2,
-                max_length=limits.lines * limits.prompt_chars,
             )
-        self.button = gr.Button("Edit", variant="primary", elem_id="engram-edit")
+        with gr.Row():
+            self.button = gr.Button("Edit", variant="primary", elem_id="engram-edit", scale=4)
+            self.stop = gr.Button("Stop", elem_id="engram-edit-stop", elem_classes="engram-stop", scale=1)
         self.message = gr.HTML(elem_id="engram-edit-message", elem_classes="engram-area")
-        self.result = gr.HTML(elem_id="engram-result", elem_classes="engram-area")
+        with gr.Column(elem_id="engram-edited"):
+            self.stale = gr.HTML(elem_id="engram-edit-stale", elem_classes="engram-area")
+            self.result = gr.HTML(elem_id="engram-result", elem_classes="engram-area")
+        self.shown: Any = gr.State(None)
 
-    def wire(self, listing: list[Any], listed: Any) -> None:
+    def wire(self, listing: list[Any], listed: Any, onwards: gr.Accordion) -> None:
         """Connect the components.
 
         Args:
             listing: the third step's components that show the ledger.
             listed: gives their new values.
+            onwards: the third step, which opens once there is an edit.
         """
         self.method.change(
             guarded(self.offer_presets, self.message), [self.method], [self.preset, self.message], **QUICK
         )
         first = self.locating
-        inputs = [first.prompt, first.subject, first.pick, self.target, self.method, self.preset, self.layer]
-        for event in (self.button.click, self.target.submit):
+        fact = [first.prompt, first.subject, first.pick, self.target]
+        asked = [*fact, self.shown]
+        events = [
             event(
-                guarded(self.make, self.message),
-                [*inputs, self.paraphrases, self.neighborhood, self.ledger],
-                [self.message, self.result, self.ledger],
+                guarded(self.make(onwards), self.message),
+                [*fact, self.method, self.preset, self.layer, self.paraphrases, self.neighborhood, self.ledger],
+                [self.message, self.result, self.shown, self.ledger, onwards],
                 show_progress_on=self.message,
                 **WITH_MODEL,
-            ).then(listed, [self.ledger], listing, **QUICK)
+            )
+            for event in (self.button.click, self.target.submit)
+        ]
+        for event in events:
+            event.then(listed, [self.ledger], listing, **QUICK)
+            event.then(self.mark, asked, [self.stale], js="(...given) => engram.reveal(given)", **QUICK)
+        for event in (first.prompt.change, first.subject.change, self.target.change):
+            event(self.mark, asked, [self.stale], **QUICK)
+        self.stop.click(self.end, None, [self.message], cancels=events, **QUICK)
 
     def offer_presets(self, method: str | None) -> Changes:
         """Offer a method's presets."""
         names = self.bench.presets(_known(method))
         return {self.preset: gr.Dropdown(list(names), value=names[0] if names else None, visible=bool(names))}
 
-    def make(
-        self,
-        prompt: str | None,
-        subject: str | None,
-        pick: Pick | None,
-        target: str | None,
-        method: str | None,
-        preset: str | None,
-        layer: str | None,
-        paraphrases: str | None,
-        neighborhood: str | None,
-        ledger: Ledger,
-        bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+    def make(self, onwards: gr.Accordion) -> Any:
+        """Return what the button does: it makes an edit, shows what it does, and puts it into the ledger."""
+
+        def run(
+            prompt: str | None,
+            subject: str | None,
+            pick: Pick | None,
+            target: str | None,
+            method: str | None,
+            preset: str | None,
+            layer: str | None,
+            paraphrases: str | None,
+            neighborhood: str | None,
+            ledger: Ledger,
+            visitor: gr.Request,
+            bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+        ) -> Changes:
+            limits = self.bench.limits
+            wish = Wish(
+                fact=self.locating.fact(prompt, subject, pick, target or ""),
+                method=_known(method),
+                preset=preset or "",
+                layer=None if layer in (OWN, None) else _layer(layer),
+                paraphrases=bounded_lines(paraphrases, "paraphrases", limits),
+                neighborhood=bounded_lines(neighborhood, "neighbors", limits),
+            )
+            ledger.require_room(limits)
+            with self.stops.heard(visitor) as look:
+                made = self.bench.make(wish, progress=told(bar, look))
+            if not made.edit.updates:
+                return {self.result: "", self.shown: None, self.message: texts.said(" ".join(made.edit.notes))}
+            healthy = None if made.check.health is None else made.check.health.ok
+            grown = ledger.added(made.edit, source="made here", limits=limits, healthy=healthy)
+            return {
+                self.result: texts.before_and_after(made),
+                self.shown: wish.fact,
+                self.message: texts.said(f"Done. It is edit {grown.made} below, switched on."),
+                self.ledger: grown,
+                onwards: gr.Accordion(open=True),
+            }
+
+        return run
+
+    def end(self, visitor: gr.Request) -> Changes:
+        """End what runs for this visitor."""
+        self.stops.ask(visitor)
+        return {self.message: texts.said("Stopped.")}
+
+    def mark(
+        self, prompt: str | None, subject: str | None, pick: Pick | None, target: str | None, shown: Fact | None
     ) -> Changes:
-        """Make an edit, show what it does, and put it into the ledger."""
-        limits = self.bench.limits
-        wish = Wish(
-            fact=self.locating.fact(prompt, subject, pick, target or ""),
-            method=_known(method),
-            preset=preset or "",
-            layer=None if layer in (OWN, None) else _layer(layer),
-            paraphrases=bounded_lines(paraphrases, "paraphrases", limits),
-            neighborhood=bounded_lines(neighborhood, "neighbors", limits),
-        )
-        ledger.require_room(limits)
-        made = self.bench.make(wish, progress=told(bar))
-        if not made.edit.updates:
-            return {self.result: "", self.message: texts.said(" ".join(made.edit.notes))}
-        healthy = None if made.check.health is None else made.check.health.ok
-        grown = ledger.added(made.edit, source="made here", limits=limits, healthy=healthy)
-        return {
-            self.result: texts.before_and_after(made),
-            self.message: texts.said(f"Done. It is edit {grown.made} below, switched on."),
-            self.ledger: grown,
-        }
+        """Mark the result when it is about another fact than the fields."""
+        if shown is None:
+            return {self.stale: ""}
+        try:
+            new = self.locating.fact(prompt, subject, pick, target or "")
+            same = (new.text, new.subject_chars, new.target) == (shown.text, shown.subject_chars, shown.target)
+        except EngramError:
+            same = False
+        what = f"from the edit before: {shown.text!r} → {shown.target!r}, subject {shown.subject!r}"
+        return {self.stale: "" if same else texts.stale(f"{what}. Press Edit to make the one that stands above.")}
 
 
 def _known(method: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The page's first step: where is it? A prompt, its subject, a heat map to point at."""
+"""The page's first step: where is it? A prompt, its subject, three heat maps to point at."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from engram.errors import EngramError
 from engram.facts import Fact, occurrences
 from engram.locate import usual_window
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, sent, steps, whole
-from engram.web.figures import SITES, heat_map, in_words, number_table, require_site
+from engram.web.answering import FILES, QUICK, WITH_MODEL, Changes, Stops, guarded, handed_out, sent, steps, whole
+from engram.web.examples import Example, examples
+from engram.web.figures import SITES, as_csv, as_png, heat_map, in_words, number_tables, peaks
 from engram.web.limits import bounded
 from engram.web.subjects import Pick, Span, guessed, picked
 from engram.web.workbench import Located, Workbench
@@ -20,40 +21,44 @@ class Locating:
 
     Args:
         bench: the model.
-        prompt: the prompt to begin with.
+        stops: where visitors ask for a stop.
     """
 
-    def __init__(self, bench: Workbench, prompt: str) -> None:
-        self.bench = bench
-        layers, limits = bench.lm.n_layers, bench.limits
+    def __init__(self, bench: Workbench, stops: Stops) -> None:
+        self.bench, self.stops = bench, stops
+        self.examples = examples(bench.lm)
         gr.HTML(
             "<h2>1. Where is it?</h2><p class='engram-lead'>Noise makes the subject unreadable; then one clean piece "
             "of the network is put back. Where does the answer return?</p>"
         )
+        self._ask(self.examples[0].prompt)
+        self.message = gr.HTML(elem_id="engram-locate-message", elem_classes="engram-area")
+        self._show()
+        self.pick: Any = gr.State(None)
+        self.located: Any = gr.State(None)
+
+    def _ask(self, prompt: str) -> None:
+        """Lay out what is asked for."""
+        layers = self.bench.lm.n_layers
         self.prompt = gr.Textbox(
-            prompt,
-            label="Prompt",
-            info="The beginning of a sentence that states a fact.",
-            max_length=limits.prompt_chars,
-            elem_id="engram-prompt",
+            prompt, label="Prompt", info="The beginning of a sentence that states a fact.", elem_id="engram-prompt"
+        )
+        self.offered = gr.HTML(
+            texts.example_buttons([example.prompt for example in self.examples]),
+            elem_id="engram-examples",
+            js_on_load="engram.buttons(element, trigger)",
         )
         self.tokens = gr.HTML(
             self._tokens(prompt, self._span(prompt, "", None)),
             elem_id="engram-tokens",
-            js_on_load="engram.tokens(element, trigger)",
-        )
-        self.subject = gr.Textbox(
-            label="Subject",
-            info="Click its first and its last token above, or type it. Left empty, it is guessed.",
-            max_length=limits.phrase_chars,
-            elem_id="engram-subject",
+            js_on_load="engram.buttons(element, trigger)",
         )
         with gr.Row():
-            self.site = gr.Radio(
-                [(name, site) for site, name in SITES.items()],
-                value="state",
-                label="What is put back",
-                elem_id="engram-site",
+            self.subject = gr.Textbox(
+                label="Subject",
+                info="Click its first and its last token above, or type it. Left empty, it is guessed.",
+                placeholder=self._guess(prompt),
+                elem_id="engram-subject",
             )
             self.window = gr.Slider(
                 1,
@@ -64,47 +69,107 @@ class Locating:
                 info="Layers of MLP or attention outputs put back at once.",
                 elem_id="engram-window",
             )
-        self.button = gr.Button("Locate", variant="primary", elem_id="engram-locate")
-        self.message = gr.HTML(elem_id="engram-locate-message", elem_classes="engram-area")
-        self.words = gr.HTML(elem_id="engram-words", elem_classes="engram-area")
-        self.plot = gr.Plot(label="Heat map", show_label=False, visible=False, elem_id="engram-map")
-        with gr.Accordion("The same as a table", open=False, visible=False, elem_id="engram-numbers") as self.numbers:
-            self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element)")
-        self.suggestion = gr.HTML(elem_id="engram-suggestion", elem_classes="engram-area")
-        self.take = gr.Button("Use this layer", visible=False, size="sm", elem_id="engram-take")
+        with gr.Row():
+            self.button = gr.Button("Locate", variant="primary", elem_id="engram-locate", scale=4)
+            self.stop = gr.Button("Stop", elem_id="engram-locate-stop", elem_classes="engram-stop", scale=1)
+
+    def _show(self) -> None:
+        """Lay out what is shown: nothing, until something was located."""
+        with gr.Column(visible=False, elem_id="engram-found") as self.found:
+            self.stale = gr.HTML(elem_id="engram-stale", elem_classes="engram-area")
+            self.words = gr.HTML(elem_id="engram-words", elem_classes="engram-area")
+            with gr.Row(elem_id="engram-map"):
+                self.maps = {site: gr.Plot(label=name, show_label=False) for site, name in SITES.items()}
+            with gr.Row(elem_classes="engram-small"):
+                self.picture = gr.Button("Picture (PNG)", size="sm", elem_id="engram-get-png")
+                self.numbers = gr.Button("Numbers (CSV)", size="sm", elem_id="engram-get-csv")
+            self.file = gr.DownloadButton("Save the file", visible="hidden", elem_id="engram-trace-file")
+            with gr.Accordion("The same as tables", open=False, elem_id="engram-numbers"):
+                self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element)")
+            self.suggestion = gr.HTML(elem_id="engram-suggestion", elem_classes="engram-area")
         self.chosen = gr.HTML(
             elem_id="engram-chosen", elem_classes="engram-area", js_on_load="engram.cells(element, trigger)"
         )
-        self.pick: Any = gr.State(None)
-        self.located: Any = gr.State(None)
 
-    def wire(self, layer: gr.Dropdown) -> None:
-        """Connect the components; `layer` is the next step's."""
+    def wire(self, target: gr.Textbox, layer: gr.Dropdown, onwards: gr.Accordion) -> None:
+        """Connect the components.
+
+        Args:
+            target: the next step's, which examples fill in.
+            layer: the next step's, which a click on a cell sets.
+            onwards: the next step, which opens once something was located.
+        """
         fact = [self.prompt, self.subject, self.pick]
-        marks = [self.tokens, self.subject, self.pick, self.message]
-        shown = [self.message, self.words, self.plot, self.numbers, self.table]
-        found = [*shown, self.tokens, self.subject, self.suggestion, self.take, self.chosen, self.located]
-        self.prompt.change(guarded(self.show_tokens, self.message), fact, [self.tokens, self.message], **QUICK)
-        self.subject.change(guarded(self.show_tokens, self.message), fact, [self.tokens, self.message], **QUICK)
-        self.tokens.select(guarded(self.pick_token, self.message), [self.prompt, self.pick], marks, **QUICK)
-        for event in (self.button.click, self.prompt.submit, self.subject.submit):
+        asked = [*fact, self.window, self.located]
+        typed = [self.tokens, self.subject, self.stale, self.message]
+        for event in (self.prompt.change, self.subject.change, self.window.change):
+            event(guarded(self.follow, self.message), asked, typed, **QUICK)
+        self.offered.select(
+            guarded(self.take_example(target), self.message),
+            None,
+            [self.prompt, self.subject, self.pick, target, self.message],
+            **QUICK,
+        )
+        self.tokens.select(
+            guarded(self.pick_token, self.message), [self.prompt, self.pick], [self.pick, *typed], **QUICK
+        )
+        shown = [self.message, self.words, *self.maps.values(), self.table, self.suggestion, self.chosen, self.located]
+        events = [
             event(
-                guarded(self.locate, self.message),
-                [*fact, self.site, self.window],
-                found,
+                guarded(self.locate(onwards), self.message),
+                [*fact, self.window],
+                [*shown, self.found, onwards],
                 show_progress_on=self.message,
                 **WITH_MODEL,
             )
-        self.site.change(guarded(self.show_site, self.message), [self.site, self.located], shown, **QUICK)
-        chosen = [layer, self.chosen]
-        self.chosen.select(guarded(self.choose_cell(layer), self.chosen), [self.located], chosen, **QUICK)
-        self.take.click(guarded(self.take_layer(layer), self.chosen), [self.located], chosen, **QUICK)
+            for event in (self.button.click, self.prompt.submit, self.subject.submit)
+        ]
+        for event in events:
+            event.then(self.mark, asked, [self.stale], **QUICK)
+        self.stop.click(self.end, None, [self.message], cancels=events, **QUICK)
+        self.chosen.select(guarded(self.choose_cell(layer), self.chosen), [self.located], [layer, self.chosen], **QUICK)
+        for button, write, kind in ((self.picture, as_png, "png"), (self.numbers, as_csv, "csv")):
+            button.click(
+                guarded(self.hand_out(write, kind), self.message),
+                [self.located],
+                [self.file, self.message],
+                show_progress_on=self.message,
+                **FILES,
+            ).success(None, [self.file], None, js="(file) => engram.download(file)")
 
     # What happens
 
-    def show_tokens(self, prompt: str | None, subject: str | None, pick: Pick | None) -> Changes:
-        """Show a prompt's tokens while it is typed."""
-        return {self.tokens: self._tokens(prompt, self._span(prompt, subject, pick))}
+    def follow(
+        self,
+        prompt: str | None,
+        subject: str | None,
+        pick: Pick | None,
+        window: float | int,
+        located: Located | None,
+    ) -> Changes:
+        """Show a prompt's tokens while it is typed, and what of the page is now about another one."""
+        changes: Changes = {self.stale: self._stale(prompt, subject, pick, window, located)}
+        if pick is not None and pick.subject == subject and not occurrences(prompt or "", pick.subject):
+            subject = changes[self.subject] = ""  # it was clicked in a prompt that is no longer there
+        try:
+            changes[self.tokens] = self._tokens(prompt, self._span(prompt, subject, pick))
+        except EngramError as error:
+            return {**changes, self.tokens: "", self.message: texts.refused(str(error))}
+        if self.subject not in changes:
+            changes[self.subject] = gr.Textbox(placeholder=self._guess(prompt))
+        return changes
+
+    def take_example(self, target: gr.Textbox) -> Any:
+        """Return what a click on an example does."""
+
+        def take(event: gr.EventData) -> Changes:
+            at = sent(event, "example")
+            if not 0 <= at < len(self.examples):
+                raise EngramError(f"There is no example {at}.")
+            chosen: Example = self.examples[at]
+            return {self.prompt: chosen.prompt, self.subject: "", self.pick: None, target: chosen.target}
+
+        return take
 
     def pick_token(self, prompt: str | None, pick: Pick | None, event: gr.EventData) -> Changes:
         """Make a clicked token's word the subject, or extend the subject to it."""
@@ -119,33 +184,39 @@ class Locating:
             self.tokens: texts.token_buttons(tokens, now.span),
         }
 
-    def locate(
+    def locate(self, onwards: gr.Accordion) -> Any:
+        """Return what the button does: it traces a fact and shows where it is."""
+
+        def run(
+            prompt: str | None,
+            subject: str | None,
+            pick: Pick | None,
+            window: float | int,
+            visitor: gr.Request,
+            bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+        ) -> Changes:
+            fact = self.fact(prompt, subject, pick)
+            with self.stops.heard(visitor) as look:
+                located = self.bench.locate(fact, window=whole(window, "window"), progress=steps(bar, "tracing", look))
+            return {**self._shown(located), onwards: gr.Accordion(open=True)}
+
+        return run
+
+    def end(self, visitor: gr.Request) -> Changes:
+        """End what runs for this visitor."""
+        self.stops.ask(visitor)
+        return {self.message: texts.said("Stopped.")}
+
+    def mark(
         self,
         prompt: str | None,
         subject: str | None,
         pick: Pick | None,
-        site: str | None,
         window: float | int,
-        bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+        located: Located | None,
     ) -> Changes:
-        """Trace a fact and show where it is."""
-        fact = self.fact(prompt, subject, pick)
-        located = self.bench.locate(fact, window=whole(window, "window"), progress=steps(bar, "tracing"))
-        advice = located.suggestion
-        head = f"Suggested layer: {advice.layer}."
-        return {
-            **self._shown(located, site),
-            self.tokens: self._tokens(fact.text, fact.subject_chars),
-            self.subject: fact.subject,
-            self.suggestion: texts.said(f"{head} {advice.why}"),
-            self.take: gr.Button(f"Use layer {advice.layer}", visible=True),
-            self.chosen: "",
-            self.located: located,
-        }
-
-    def show_site(self, site: str | None, located: Located | None) -> Changes:
-        """Show another site of the same trace."""
-        return {} if located is None else self._shown(located, site)
+        """Mark what is shown when it is about another prompt, subject or window than the fields."""
+        return {self.stale: self._stale(prompt, subject, pick, window, located)}
 
     def choose_cell(self, layer: gr.Dropdown) -> Any:
         """Return what a click on a cell does: it sets the layer of the next step."""
@@ -165,16 +236,15 @@ class Locating:
 
         return choose
 
-    def take_layer(self, layer: gr.Dropdown) -> Any:
-        """Return what the button below the suggestion does."""
+    def hand_out(self, write: Any, kind: str) -> Any:
+        """Return what a button does that makes a file of the maps."""
 
-        def take(located: Located | None) -> Changes:
+        def pack(located: Located | None) -> Changes:
             if located is None:
-                raise EngramError("There is no suggestion yet. Locate a fact first.")
-            at = located.suggestion.layer
-            return {layer: str(at), self.chosen: texts.said(f"Layer {at} is chosen for the edit.")}
+                raise EngramError("There is no heat map yet. Locate a fact first.")
+            return {self.file: handed_out(self.file, write(located.trace), f"engram-trace.{kind}")}
 
-        return take
+        return pack
 
     def fact(self, prompt: str | None, subject: str | None, pick: Pick | None, target: str | None = None) -> Fact:
         """Make a fact from the first step's fields.
@@ -187,18 +257,44 @@ class Locating:
 
     # What is shown
 
-    def _shown(self, located: Located, site: str | None) -> Changes:
-        trace, site = located.trace, require_site(site or "state")
+    def _shown(self, located: Located) -> Changes:
+        trace = located.trace
         return {
-            self.message: "",
-            self.words: texts.said(f"The model goes on: {located.says!r}. {in_words(trace, site)}"),
-            self.plot: gr.Plot(heat_map(trace, site), visible=True),
-            self.numbers: gr.Accordion(visible=True),
-            self.table: number_table(trace, site),
+            self.found: gr.Column(visible=True),
+            self.words: texts.said(in_words(trace, located.says), *(peaks(trace, site) for site in SITES)),
+            **{plot: heat_map(trace, site) for site, plot in self.maps.items()},
+            self.table: number_tables(trace),
+            self.suggestion: texts.said(
+                f"An edit with ROME goes to: {located.suggestion.why}", located.suggestion.peak
+            ),
+            self.chosen: "",
+            self.located: located,
         }
+
+    def _stale(
+        self,
+        prompt: str | None,
+        subject: str | None,
+        pick: Pick | None,
+        window: float | int,
+        located: Located | None,
+    ) -> str:
+        if located is None:
+            return ""
+        old, width = located.fact, int(located.trace.settings["window"])
+        try:
+            new = self.fact(prompt, subject, pick)
+            same = (new.text, new.subject_chars, window) == (old.text, old.subject_chars, width)
+        except EngramError:
+            same = False
+        what = f"from the prompt before: {old.text!r}, subject {old.subject!r}, window {width}"
+        return "" if same else texts.stale(f"{what}. Press Locate to look at what stands above.")
 
     def _tokens(self, prompt: str | None, span: Span | None) -> str:
         return texts.token_buttons(self.bench.tokens(prompt), span) if prompt and prompt.strip() else ""
+
+    def _guess(self, prompt: str | None) -> str:
+        return guessed(bounded(prompt, "prompt", self.bench.limits.prompt_chars), self.bench.names)
 
     def _span(self, prompt: str | None, subject: str | None, pick: Pick | None) -> Span | None:
         """Return where the subject stands, as typed, picked or guessed; nothing where it does not."""

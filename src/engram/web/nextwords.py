@@ -1,8 +1,8 @@
-"""The most probable next tokens under several edits, each completed to the word it begins."""
+"""The most probable next words under several edits: each next token is completed to the word that it begins."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,17 +19,22 @@ _REST_TOKENS = 6
 
 @dataclass(frozen=True, slots=True)
 class NextWord:
-    """A next token.
+    """A next word.
 
     Args:
-        token: the token.
-        rest: what the model goes on with after it, up to the end of the word; empty where the token ends its word.
-        probability: of the token.
+        token: the most probable token that begins it.
+        rest: what the model goes on with after that token, up to the end of the word; empty where the token ends it.
+        probability: of this token and of all others among the most probable that are completed to the same word.
     """
 
     token: str
     rest: str
     probability: float
+
+    @property
+    def word(self) -> str:
+        """The whole word, as it is read: without white space around it."""
+        return (self.token + self.rest).strip()
 
 
 NextWords = tuple[NextWord, ...]
@@ -37,7 +42,9 @@ NextWords = tuple[NextWord, ...]
 
 @torch.no_grad()
 def next_words(lm: "LM", prompt: str, edits: Sequence[Edit | None], *, top: int = 5) -> list[NextWords]:
-    """Return for each edit (`None`: unedited) the most probable next tokens, all edits in one batch.
+    """Return for each edit (`None`: unedited) the words that the `top` next tokens begin, all edits in one batch.
+
+    Tokens that are completed to one word are one entry, whose probability is their sum.
 
     Raises:
         NumericalError: the model's output has NaN or infinity.
@@ -50,9 +57,19 @@ def next_words(lm: "LM", prompt: str, edits: Sequence[Edit | None], *, top: int 
     tokens = [lm.tokens(ids) for ids in best.indices]
     rests = iter(_rests(lm, prompt, tokens, edits, room=_room(lm, encoded.ids.shape[1])))
     return [
-        tuple(NextWord(token, next(rests), float(chance)) for token, chance in zip(row, chances, strict=True))
+        merged(NextWord(token, next(rests), float(chance)) for token, chance in zip(row, chances, strict=True))
         for row, chances in zip(tokens, best.values, strict=True)
     ]
+
+
+def merged(words: Iterable[NextWord]) -> NextWords:
+    """Add up entries of one word, the most probable first; white space alone is no word, so it stays as it is."""
+    found: dict[str, NextWord] = {}
+    for each in words:
+        key = each.word or each.token
+        seen = found.get(key)
+        found[key] = each if seen is None else replace(seen, probability=seen.probability + each.probability)
+    return tuple(sorted(found.values(), key=lambda word: -word.probability))
 
 
 def _rests(

@@ -17,12 +17,12 @@
     document.dispatchEvent(new CustomEvent(CELL, { detail }));
   }
 
-  function walk(element, from, key) {
+  function walk(from, key) {
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     const [down, right] = steps[key];
     const row = Number(from.dataset.row) + down;
     const layer = Number(from.dataset.layer) + right;
-    const to = element.querySelector(`td[data-row="${row}"][data-layer="${layer}"]`);
+    const to = from.closest("table").querySelector(`td[data-row="${row}"][data-layer="${layer}"]`);
     if (!to) return;
     from.tabIndex = -1;
     to.tabIndex = 0;
@@ -30,10 +30,13 @@
   }
 
   window.engram = {
-    tokens(element, trigger) {
+    // Buttons whose data-NAME="3" becomes the event {NAME: 3}.
+    buttons(element, trigger) {
       element.addEventListener("click", (event) => {
-        const button = event.target.closest("button[data-token]");
-        if (button) trigger("select", { token: Number(button.dataset.token) });
+        const button = event.target.closest("button");
+        if (!button) return;
+        const [[name, value]] = Object.entries(button.dataset);
+        trigger("select", { [name]: Number(value) });
       });
     },
     cells(element, trigger) {
@@ -54,10 +57,21 @@
         const cell = event.target.closest("td[data-layer]");
         if (!cell) return;
         if (event.key === "Enter" || event.key === " ") choose(cell.dataset.row, cell.dataset.layer);
-        else if (event.key.startsWith("Arrow")) walk(element, cell, event.key);
+        else if (event.key.startsWith("Arrow")) walk(cell, event.key);
         else return;
         event.preventDefault();
       });
+    },
+    // After an edit its result comes into view; on a phone its long parts are folded. What came in goes out again.
+    reveal(given) {
+      const message = document.getElementById("engram-edit-message");
+      const wrong = message?.querySelector(".engram-error");
+      if (!wrong && matchMedia("(max-width: 640px)").matches) {
+        for (const fold of document.querySelectorAll("#engram-result details")) fold.open = false;
+      }
+      const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      message?.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: wrong ? "nearest" : "start" });
+      return given;
     },
     download(file) {
       if (!file?.url) return;

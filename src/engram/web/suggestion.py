@@ -1,4 +1,4 @@
-"""Which layer a trace speaks for, and why."""
+"""Which layer an edit would take, and what a trace has to say about that."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,21 +19,22 @@ class Suggestion:
     """A layer to edit.
 
     Args:
-        layer: the layer.
-        why: sentences.
-        traced: whether the trace speaks for it, rather than the method's own rule.
+        layer: the layer that ROME takes unless told otherwise.
+        why: by which rule.
+        peak: where the trace finds the fact, as information: what recalls a fact need not be the best to edit.
+        clear: whether the trace finds it anywhere.
     """
 
     layer: int
     why: str
-    traced: bool
+    peak: str
+    clear: bool
 
 
 def suggested(lm: "LM", trace: "CausalTrace") -> Suggestion:
-    """Return the layer where restored MLP outputs at the last subject token bring back most of the answer.
+    """Return ROME's own layer, and where restored MLP outputs at the last subject token bring back most of the answer.
 
-    ROME writes there: into an MLP, with the last subject token's key. Where that effect is not clear (below 0.01, below
-    a tenth of the total effect, or below two standard errors) the method's own rule decides.
+    An effect below 0.01, below a tenth of the total effect, or below two standard errors is not clear.
 
     Args:
         lm: the model.
@@ -45,23 +46,22 @@ def suggested(lm: "LM", trace: "CausalTrace") -> Suggestion:
     last = trace.subject_range[1] - 1
     row = trace.positions.index(last)
     effect = trace.effect("mlp")
-    errors = effect.standard_error[row]
-    layer = int(effect[row].argmax())
-    strength, error = float(effect[row][layer]), float(errors[layer])
-    own, notes = rome_layer(lm, None)
-    rule = notes[0].split(":", 1)[1].strip().split(". ")[0] if notes else "the default"
-    least = max(_LEAST_EFFECT, _LEAST_SHARE * trace.total_effect)
+    peak = int(effect[row].argmax())
+    strength, error = float(effect[row][peak]), float(effect.standard_error[row][peak])
+    clear = strength > max(_LEAST_EFFECT, _LEAST_SHARE * trace.total_effect) and not strength < _LEAST_ERRORS * error
+    layer, notes = rome_layer(lm, None)
     token = trace.tokens[last].strip()
-    if strength > least and not strength < _LEAST_ERRORS * error:
-        window = int(trace.settings["window"])
-        why = (
-            f"Restored MLP outputs ({window} layer{'s' if window > 1 else ''} around it) at the last subject token, "
-            f"{token!r}, bring back most here: {strength:.2f} of {trace.total_effect:.2f}. "
-            f"Without a trace ROME would take layer {own} ({rule.rstrip('.')})."
-        )
-        return Suggestion(layer=layer, why=why, traced=True)
-    why = (
-        f"No MLP output at the last subject token, {token!r}, clearly brings the answer back (at most {strength:.2f} "
-        f"of {trace.total_effect:.2f}), so ROME's own rule decides: {rule.rstrip('.')}."
+    window = int(trace.settings["window"])
+    return Suggestion(
+        layer=layer,
+        why=" ".join(notes) or f"Layer {layer}.",
+        peak=(
+            f"The MLPs recall the fact around layer {peak}: restored at the last subject token, {token!r}, "
+            f"{window} layer{'s' if window > 1 else ''} bring back {strength:.2f} of {trace.total_effect:.2f}. "
+            f"The layer that recalls a fact need not be the best one to edit."
+            if clear
+            else f"No MLP output at the last subject token, {token!r}, clearly brings the answer back: at most "
+            f"{strength:.2f} of {trace.total_effect:.2f}."
+        ),
+        clear=clear,
     )
-    return Suggestion(layer=own, why=why, traced=False)

@@ -35,9 +35,15 @@ def visible(token: str) -> str:
 # Messages
 
 
-def said(message: str) -> str:
-    """Return a message that all went well."""
-    return f'<p class="engram-note" role="status">{safe(message)}</p>' if message else ""
+def said(*messages: str) -> str:
+    """Return a message that all went well, a paragraph for each that is not empty."""
+    parts = "<br>".join(safe(message) for message in messages if message)
+    return f'<p class="engram-note" role="status">{parts}</p>' if parts else ""
+
+
+def stale(message: str) -> str:
+    """Return the mark of results that are about something else than what the fields say now."""
+    return f'<p class="engram-note engram-stale" role="status">{safe(message)}</p>'
 
 
 def refused(message: str) -> str:
@@ -59,6 +65,15 @@ def token_buttons(tokens: Tokens, subject: Span | None) -> str:
             f'aria-pressed="{"true" if inside else "false"}">{safe(visible(text))}</button>'
         )
     return f'<div class="engram-tokens" role="group" aria-label="Tokens; click the subject">{"".join(buttons)}</div>'
+
+
+def example_buttons(prompts: Sequence[str]) -> str:
+    """Return prompts to click."""
+    buttons = "".join(
+        f'<button type="button" class="engram-example" data-example="{index}">{safe(prompt)} …</button>'
+        for index, prompt in enumerate(prompts)
+    )
+    return f'<div class="engram-examples" role="group" aria-label="Examples">For example: {buttons}</div>'
 
 
 # Before and after
@@ -113,12 +128,17 @@ def before_and_after(made: Made) -> str:
     for fact in made.check.facts:
         parts.append("<h4>The next word</h4>")
         parts.append(likely([("before", made.before), ("after", made.after)]))
-        parts.append(_answers(fact))
-        parts.append("<h4>What it writes</h4>")
-        parts.extend(_free_text(text.prompt, text.before, text.after) for text in fact.texts)
+        good = sum(answer.ok for answer in fact.answers)
+        parts.append(_fold(f"What it answers: {good} of {len(fact.answers)} as wished", _answers(fact)))
+        written = "".join(_free_text(text.prompt, text.before, text.after) for text in fact.texts)
+        parts.append(_fold("What it writes", written))
     notes = "".join(f"<li>{safe(note)}</li>" for note in made.edit.notes)
-    parts.append(f"<h4>Notes</h4><ul>{notes}</ul>" if notes else "")
+    parts.append(_fold("Notes", f"<ul>{notes}</ul>") if notes else "")
     return f'<div class="engram-result">{"".join(parts)}</div>'
+
+
+def _fold(heading: str, inside: str) -> str:
+    return f"<details open><summary>{safe(heading)}</summary>{inside}</details>"
 
 
 def _answers(fact: FactCheck) -> str:
@@ -140,7 +160,7 @@ def _answers(fact: FactCheck) -> str:
                 f"<td>{_said(answer.after.says, answer.after.probability)}</td></tr>"
             )
     head = '<thead><tr><th scope="col">prompt</th><th scope="col">before</th><th scope="col">after</th></tr></thead>'
-    return f'<h4>What it answers</h4><table class="engram-answers">{head}<tbody>{"".join(rows)}</tbody></table>'
+    return f'<table class="engram-answers">{head}<tbody>{"".join(rows)}</tbody></table>'
 
 
 def _share(share: float) -> str:
@@ -166,16 +186,22 @@ def _free_text(prompt: str, before: str, after: str) -> str:
 
 def ledger_table(entries: Iterable[Entry]) -> str:
     """Return the edits of a visit as a table."""
-    rows = "".join(
-        f'<tr><th scope="row">{safe(entry.label)}</th><td>{"on" if entry.on else "off"}</td>'
-        f"<td>{safe(entry.how)}</td><td>{entry.edit.norm():.3g}</td><td>{_verdict(entry.healthy)}</td>"
-        f"<td>{safe(entry.source)}</td></tr>"
-        for entry in entries
-    )
+    heads = ("edit", "now", "how", "norm", "health", "from")
+    rows: list[str] = []
+    for entry in entries:
+        cells = (
+            "on" if entry.on else "off",
+            entry.how,
+            f"{entry.edit.norm():.3g}",
+            _verdict(entry.healthy),
+            entry.source,
+        )
+        told = "".join(f'<td data-label="{n}">{safe(c)}</td>' for n, c in zip(heads[1:], cells, strict=True))
+        rows.append(f'<tr><th scope="row">{safe(entry.label)}</th>{told}</tr>')
     if not rows:
         return '<p class="engram-note">No edits yet. Make one above, or upload one.</p>'
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("edit", "now", "how", "norm", "health", "from"))
-    table = f'<table class="engram-ledger"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    table = f'<table class="engram-ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="engram-scroll">{table}</div>'
 
 

@@ -45,14 +45,16 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A trace with the layer that it speaks for.
+    """A trace, and where an edit of its fact would go.
 
     Args:
+        fact: the fact.
         trace: the trace.
         says: what the model says after the prompt, up to the end of the phrase.
         suggestion: the layer.
     """
 
+    fact: Fact
     trace: CausalTrace
     says: str
     suggestion: Suggestion
@@ -182,7 +184,7 @@ class Workbench:
         with self._lock:
             found = trace(self.lm, fact, window=window, samples=_SAMPLES, chat=bool(self._wrap), progress=progress)
             says = self._present_answer(fact) or ""
-            return Located(trace=found, says=says, suggestion=suggested(self.lm, found))
+            return Located(fact=fact, trace=found, says=says, suggestion=suggested(self.lm, found))
 
     # Make it so
 
@@ -210,8 +212,14 @@ class Workbench:
             made = edit(self.lm, fact, wish.method, progress=progress, **self._settings(wish))
             told("looking at the edit", 0, 1)
             seen = check(
-                self.lm, made, paraphrases=wish.paraphrases, neighborhood=wish.neighborhood, max_new_tokens=_NEW_TOKENS
+                self.lm,
+                made,
+                paraphrases=wish.paraphrases,
+                neighborhood=wish.neighborhood,
+                max_new_tokens=_NEW_TOKENS,
+                progress=told,
             )
+            told("looking at the next word", 0, 1)
             before, after = next_words(self.lm, self._wrap.around(fact.text), [None, made])
             return Made(edit=made, check=seen, before=before, after=after)
 
