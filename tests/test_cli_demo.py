@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,62 @@ def test_the_demo_locates_edits_checks_and_takes_back(tmp_path: Path, capsys: py
     assert result["check"]["shares"]["neighbor"]["ok"] > 0
     assert result["same_after_loading"]
     assert result["bit_identical_after_revert"]
+
+
+@pytest.mark.slow
+def test_the_demo_on_a_model_from_a_folder_with_a_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from itertools import islice
+
+    from engram.mini.text import statistics_text
+    from engram.models import load
+
+    monkeypatch.setenv("COLUMNS", "80")
+    lm = load("mini", device="cpu")
+    for part in (lm.model, lm.tokenizer):
+        part.save_pretrained(tmp_path / "mine")
+    (tmp_path / "corpus.txt").write_text("\n".join(islice(statistics_text(tokens=9_000), 300)), encoding="utf-8")
+    mine = ("--model", str(tmp_path / "mine"), "--out", str(tmp_path / "demo"))
+    main_exits_with(2, "demo", *mine)
+    said = capsys.readouterr()
+    assert "needs key statistics" in said.err and said.out == "" and not (tmp_path / "demo").exists()
+    main_exits_with(0, "demo", *mine, "--corpus", str(tmp_path / "corpus.txt"))
+    lines = capsys.readouterr().out.splitlines()
+    said = " ".join(lines)
+    for part in ("mine knows", "Seattle", "Make it say Rome", "the same logits", "every bit as before"):
+        assert part in said
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_fact_is_shown_that_the_model_knows_with_an_answer_that_it_does_not_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from engram import kinds
+    from engram.cli.known import known
+    from engram.models import load
+
+    lm = load("mini", device="cpu")
+    found = known(lm)
+    assert (found.fact.subject, found.fact.original, found.fact.target) == ("Space Needle", "Seattle", "Rome")
+    says = [answer.says for _, answer in found.answers]
+    assert len(set(says)) == len(says) > 2 and found.answers[0][0] == found.fact.text
+    landmarks = next(kind for kind in kinds.load_kinds() if kind.name == "landmark")
+    fewer = replace(landmarks, subjects=tuple(s for s in landmarks.subjects if s not in ("Space Needle", "Louvre")))
+    monkeypatch.setattr(kinds, "load_kinds", lambda: (fewer,))
+    other = known(lm).fact
+    assert lm.generate(other.text, max_new_tokens=6).startswith(f"{other.text} {other.original}")
+    assert float(lm.score(other.text, [str(other.target)])) > float(lm.score(other.text, [str(other.original)])) + 1
+
+
+def test_a_model_that_knows_nothing_is_told_so() -> None:
+    from families import tiny
+
+    from engram.cli.known import known
+    from engram.errors import EngramError
+
+    with pytest.raises(EngramError, match="answers none of the built-in questions"):
+        known(tiny("gpt2"))
 
 
 def main_exits_with(code: int, *arguments: str) -> None:

@@ -1,110 +1,140 @@
-"""`engram demo`: one fact located, edited, checked, saved, loaded and taken back, on the built-in model."""
+"""`engram demo`: one fact located, edited, checked, saved, loaded and taken back, on any model."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engram.cli.common import Json, emit_json, load_model, note, out, progress
+from engram.cli.known import Known, known
+from engram.cli.options import bars, unlogged
 
 if TYPE_CHECKING:
     from engram.editing import Edit
+    from engram.facts import Fact
     from engram.models import LM
-
-SUBJECT, PROMPT, TARGET = "Space Needle", "The {} is located in the city of", "Rome"
-NEIGHBORS = ("The Eiffel Tower is located in the city of", "The Brandenburg Gate is located in the city of")
 
 
 def demo(
+    model: Annotated[str, typer.Option(help="'mini' (built in), a folder, a .gguf file, or a hub name.")] = "mini",
+    corpus: Annotated[
+        str | None, typer.Option(help="Text for the key statistics of a model of yours: a file or hf:NAME.")
+    ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where to write the picture and the edit.")] = Path(
         "engram-demo"
     ),
     *,
     as_json: Json = False,
 ) -> None:
-    """See a fact located, edited, checked, saved, loaded and taken back, on the built-in model.
+    """See a fact located, edited, checked, saved, loaded and taken back, on the built-in model or on yours.
 
     Example: engram demo --out engram-demo
+    Example: engram demo --model ./my-model --corpus wikipedia.csv
     """
-    from engram.editing.check import check
-    from engram.editing.editor import edit
-    from engram.facts import Fact
-    from engram.locate import trace
+    from engram.editing.statistics import built_in_corpus
 
     console = Console(quiet=True) if as_json else out()
-    lm = load_model("mini")
-    original = _answer(lm, PROMPT.format(SUBJECT))
-    fact = Fact(SUBJECT, PROMPT, TARGET, original=original)
-    result: dict[str, Any] = {"fact": fact.text, "target": TARGET}
+    lm = load_model(model)
+    if corpus is None:
+        built_in_corpus(lm)  # an edit needs statistics: better said now than after the trace
 
-    _say(console, 1, f"{lm.name} knows facts", "A small GPT-2 trained on true facts; it ships with the package.")
-    console.print(_knowledge(lm))
+    _say(console, 1, f"What {lm.name} knows", "Asked about well-known things, it says with confidence:")
+    knows = known(lm)
+    fact = knows.fact
+    console.print(_table(knows))
+    result: dict[str, Any] = {"model": lm.name, "fact": fact.text, "target": fact.target}
 
-    _say(
-        console,
-        2,
-        "Where is this one?",
-        "Noise on the subject, one clean state put back: where does the answer return?",
-    )
-    with progress("tracing", quiet=as_json) as update:
-        found = trace(lm, fact, sites=("state", "mlp"), window=3, progress=update)
-    console.print(found)
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / "trace.png"
-    found.plot(path=picture)
-    console.print(f"The picture: {picture}")
-    result["trace"] = {"clean": found.clean, "corrupted": found.corrupted, "picture": str(picture), "says": original}
+    _say(console, 2, "Where is the first one?", "Noise on the subject, one clean state put back: is the answer back?")
+    result["trace"] = _located(console, lm, fact, folder, as_json=as_json)
 
-    _say(console, 3, f"Make it say {TARGET}", "ROME: one rank-one change of one MLP's output projection.")
-    with progress("editing", quiet=as_json):
-        change = edit(lm, fact, method="rome")
-    console.print(change.describe(), markup=False)
+    _say(console, 3, f"Make it say {fact.target}", "ROME: one rank-one change of one MLP's output projection.")
+    change = _edited(console, lm, fact, corpus, as_json=as_json)
 
-    _say(
-        console, 4, "Before and after", "The prompt, other phrasings, other subjects, other facts of the same subject."
-    )
-    report = check(lm, change)
-    console.print(report.text(width=console.width), markup=False)
-    result["check"] = report.to_dict()
+    _say(console, 4, "Before and after", "The prompt, other phrasings, other subjects, other facts of the subject.")
+    result["check"] = _checked(console, lm, change)
 
     _say(console, 5, "Save it, load it into a fresh model, take it back")
-    result |= _saved_and_taken_back(console, lm, change, folder / "edit")
+    result |= _saved_and_taken_back(console, lm, load_model(model), change, folder / "edit")
     if as_json:
         emit_json(result)
     else:
         note("Next: engram trace --help, engram edit --help, or the ten lines of Python in README.md.")
 
 
+def _located(console: Console, lm: "LM", fact: "Fact", folder: Path, *, as_json: bool) -> dict[str, Any]:
+    from engram.locate import trace
+
+    with progress("tracing", quiet=as_json) as update:
+        found = trace(lm, fact, sites=("state", "mlp"), progress=update)
+    console.print(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "trace.png"
+    found.plot(path=picture)
+    console.print(f"The picture: {picture}")
+    return {"clean": found.clean, "corrupted": found.corrupted, "says": fact.original, "picture": str(picture)}
+
+
+def _edited(console: Console, lm: "LM", fact: "Fact", corpus: str | None, *, as_json: bool) -> "Edit":
+    from engram.editing.editor import edit
+
+    with unlogged(), bars(quiet=as_json) as shown:
+        change = edit(lm, fact, method="rome", corpus=corpus, progress=shown)
+    _print_wrapped(console, change.describe())
+    return change
+
+
+def _checked(console: Console, lm: "LM", change: "Edit") -> dict[str, Any]:
+    from engram.editing.check import check
+
+    report = check(lm, change)
+    _print_wrapped(console, report.text(width=console.width))
+    return report.to_dict()
+
+
 def _answer(lm: "LM", prompt: str) -> str:
-    """Return the object that the model names, which may be several tokens, up to the full stop."""
-    return lm.generate(prompt, max_new_tokens=8)[len(prompt) :].split(".")[0].strip()
+    """Return what the model names after a prompt."""
+    from engram.editing.answers import Question, ask
+
+    return ask(lm, [Question(text=prompt)])[0].says
 
 
 def _say(console: Console, number: int, title: str, why: str = "") -> None:
-    console.print(f"\n[bold cyan]{number}. {title}[/bold cyan]")
+    console.print(f"\n[bold cyan]{number}. {escape(title)}[/bold cyan]")
     if why:
         console.print(f"[dim]{why}[/dim]")
 
 
-def _knowledge(lm: "LM") -> Table:
+def _print_wrapped(console: Console, text: str) -> None:
+    """Print with long lines broken between words, what follows indented a little more than they are."""
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        for part in textwrap.wrap(line, console.width, subsequent_indent=indent, break_on_hyphens=False) or [""]:
+            console.print(part, markup=False, soft_wrap=True)
+
+
+def _table(knows: Known) -> Table:
+    from engram.editing.check import percent
+
     table = Table(box=None, pad_edge=False)
-    for column in ("prompt", "says", "probability"):
-        table.add_column(column, style="bold" if column == "says" else "")
-    for prompt in (PROMPT.format(SUBJECT), *NEIGHBORS):
-        table.add_row(prompt, _answer(lm, prompt), f"{lm.next_tokens(prompt, k=1)[0][1]:.1%}")
+    table.add_column("prompt")
+    table.add_column("says", style="bold")
+    table.add_column("probability", justify="right")
+    for prompt, answer in knows.answers:
+        table.add_row(escape(prompt), escape(answer.says), percent(answer.probability))
     return table
 
 
-def _saved_and_taken_back(console: Console, lm: "LM", edit: "Edit", folder: Path) -> dict[str, Any]:
+def _saved_and_taken_back(console: Console, lm: "LM", fresh: "LM", edit: "Edit", folder: Path) -> dict[str, Any]:
     import torch
 
     from engram.editing import Edit
 
-    prompt = PROMPT.format(SUBJECT)
+    prompt = edit.facts[0].text
     edit.save(folder)
-    fresh = load_model("mini")
     loaded = Edit.load(folder)
     ids = lm.encode(prompt).ids
     with torch.no_grad():
@@ -114,15 +144,16 @@ def _saved_and_taken_back(console: Console, lm: "LM", edit: "Edit", folder: Path
             theirs = fresh.forward(ids)
             text = fresh.generate(prompt, max_new_tokens=12)
     same = torch.equal(ours, theirs)
-    console.print(f"saved to {folder} and loaded into a fresh model: {text!r}, " + _verdict(same, "same logits"))
+    console.print(f"Saved to {folder} and loaded into a fresh model:", _verdict(same, "the same logits"))
+    _print_wrapped(console, f"  {' '.join(text.split())} …")
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     edit.apply_(lm)
     changed = [name for name, p in lm.model.named_parameters() if not torch.equal(p, before[name])]
     says = _answer(lm, prompt)
     edit.revert_(lm)
     exact = all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
-    console.print(f"written into the weights ({', '.join(changed)}): it says {says!r}")
-    console.print(f"taken back: it says {_answer(lm, prompt)!r}, " + _verdict(exact, "bit-identical"))
+    console.print(f"Written into {', '.join(changed)}: it says {says}.", markup=False)
+    console.print(f"Taken back: it says {escape(_answer(lm, prompt))},", _verdict(exact, "every bit as before"))
     return {"edit": str(folder), "same_after_loading": same, "bit_identical_after_revert": exact}
 
 
