@@ -100,7 +100,7 @@ print(lm)
 print(f"can be run from the middle: {lm.can_resume}")
 
 fact = engram.Fact("Space Needle", "The {} is located in the city of", "Rome")
-trace = engram.trace(lm, fact, window=3, samples=3)
+trace = engram.trace(lm, fact, samples=3)
 print(f"traced: {tuple(trace.state.shape)} (tokens, layers)")
 
 # ROME needs text for key statistics; mini has its own, any other model is told which.

@@ -19,14 +19,14 @@ lm = engram.load("mini")
 
 # One fact: rows are tokens, columns are layers, dark is where one restored value brings the answer back.
 fact = engram.Fact("Space Needle", "The {} is located in the city of")
-trace = engram.trace(lm, fact, window=3)
+trace = engram.trace(lm, fact)
 print(trace)
 trace.plot(path=OUT / "one-fact.png")
 trace.save(OUT / "one-fact")
 
 # Many facts: what the model does not know is left out. Interrupt it and start it again: it goes on.
 known = engram.datasets.load("mini-knowns", sample=FACTS)
-average = engram.trace_many(lm, known, window=3, out=OUT / "many-facts")
+average = engram.trace_many(lm, known, out=OUT / "many-facts")
 print(average)
 average.plot(OUT / "many-facts.png")
 

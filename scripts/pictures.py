@@ -22,9 +22,9 @@ PATIENCE = 120_000  # milliseconds
 def traces(lm: engram.LM) -> None:
     """Draw one fact's heat maps, the average over many, and the severed comparison."""
     fact = engram.Fact("Space Needle", "The {} is located in the city of", original="Seattle")
-    engram.trace(lm, fact, window=3).plot(path=IMAGES / "trace.png")
+    engram.trace(lm, fact).plot(path=IMAGES / "trace.png")
     known = list(engram.datasets.load("mini-knowns", sample=40))
-    trace_many(lm, known, window=3).plot(IMAGES / "average.png")
+    trace_many(lm, known).plot(IMAGES / "average.png")
     compare_severed(lm, known).plot(IMAGES / "severed.png")
 
 

@@ -40,7 +40,9 @@ Limit = Annotated[int | None, typer.Option(help="Only so many facts.")]
 Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; an interrupted average goes on there.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw into a .png, .svg or .pdf file.")]
 Sites = Annotated[str, typer.Option("--site", "--sites", help="state, mlp, attn, or several with commas.")]
-Window = Annotated[int, typer.Option(help="Layers per MLP or attention window.")]
+Window = Annotated[
+    int | None, typer.Option(help="Layers per MLP or attention window; not given: 10, or a quarter of under 24 layers.")
+]
 Style = Annotated[str, typer.Option(help="code or paper: where a window of even size lies.")]
 NoiseOption = Annotated[
     str, typer.Option(help="3sigma, 0.1, uniform:0.25, covariance, replace:3sigma, swap, swap:Other Subject.")
@@ -69,7 +71,7 @@ def trace(
     folder: Folder = None,
     plot: Plot = None,
     sites: Sites = "state,mlp,attn",
-    window: Window = 10,
+    window: Window = None,
     window_style: Style = "code",
     noise: NoiseOption = "3sigma",
     sigma_facts: SigmaFacts = None,

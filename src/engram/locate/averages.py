@@ -236,7 +236,7 @@ def trace_many(
         TokenizerError: `chat` on a model without a chat template.
         NumericalError: NaN or infinity in the model's output.
     """
-    settings = TraceSettings.of(**options)
+    settings = TraceSettings.of(**options).fitted(lm.n_layers)
     settings.check_window(lm.n_layers)
     wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in facts)}
     described = {**settings.record(), "model": lm.fingerprint}

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from engram.errors import SettingError, did_you_mean
 from engram.locate.metrics import MetricName
 from engram.locate.noise import Draws, Noise, Swap, parse_noise
-from engram.locate.windows import WINDOW, Cell, TraceSite, WindowStyle, cell_at, usual_window
+from engram.locate.windows import Cell, TraceSite, WindowStyle, cell_at, usual_window
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class TraceOptions(TypedDict, total=False):
     """The keyword options that `trace` and `trace_many` share; see `trace`."""
 
     sites: str | Sequence[str]
-    window: int
+    window: int | None
     window_style: str
     noise: int | float | str | Noise | Swap
     samples: int
@@ -39,7 +39,7 @@ class TraceSettings:
     """Checked options of a trace; see `trace` for their meaning."""
 
     sites: tuple[TraceSite, ...]
-    window: int
+    window: int | None
     window_style: WindowStyle
     noise: Noise | Swap
     samples: int
@@ -57,7 +57,7 @@ class TraceSettings:
         cls,
         *,
         sites: str | Sequence[str] = SITES,
-        window: int = WINDOW,
+        window: int | None = None,
         window_style: str = "code",
         noise: int | float | str | Noise | Swap = "3sigma",
         samples: int = 10,
@@ -76,7 +76,7 @@ class TraceSettings:
             SettingError: a value that is not allowed; the message says what is.
         """
         for name, number in (("window", window), ("samples", samples)):
-            if number < 1:
+            if number is not None and number < 1:
                 raise SettingError(f"{name}={number}; it must be 1 or more.")
         if against is not None and metric != "logit_difference":
             raise SettingError(f"against={against!r} is for metric='logit_difference'; the metric is {metric!r}.")
@@ -96,18 +96,22 @@ class TraceSettings:
             memory_budget=memory_budget,
         )
 
+    def fitted(self, n_layers: int) -> "TraceSettings":
+        """Return these settings for a model of so many layers: with the usual window where none was asked for."""
+        return replace(self, window=usual_window(n_layers)) if self.window is None else self
+
     def check_window(self, n_layers: int) -> None:
         """Check the window against the model.
 
         A window of more than half of the layers tells little about layers, which is said; one that restores every layer
-        wherever it stands tells nothing and is an error, unless it is the default.
+        wherever it stands tells nothing and is an error.
 
         Raises:
             SettingError: the window is more than twice as large as the model.
         """
-        if self.window <= max(1, n_layers // 2) or not {"mlp", "attn"} & set(self.sites):
+        if self.window is None or self.window <= max(1, n_layers // 2) or not {"mlp", "attn"} & set(self.sites):
             return
-        if self.window > 2 * n_layers and self.window != WINDOW:
+        if self.window > 2 * n_layers:
             raise SettingError(
                 f"window={self.window} on a model of {n_layers} layers restores every layer wherever it stands. "
                 f"Choose 1 to {n_layers}."
@@ -148,7 +152,8 @@ class TraceSettings:
 
     def cell(self, site: TraceSite, position: int, layer: int, n_layers: int) -> Cell:
         """Return one cell of a grid."""
-        return cell_at(site, position, layer, window=self.window, n_layers=n_layers, style=self.window_style)
+        window = usual_window(n_layers) if self.window is None else self.window
+        return cell_at(site, position, layer, window=window, n_layers=n_layers, style=self.window_style)
 
     def record(self) -> dict[str, Any]:
         """Return what a file needs to say about these settings; nothing that does not change results."""

@@ -25,7 +25,7 @@ from engram.locate.plain import restore_plainly
 from engram.locate.result import CausalTrace
 from engram.locate.settings import SITES, TraceOptions, TraceSettings
 from engram.locate.staircase import effective, plan_climbs
-from engram.locate.windows import WINDOW, Cell, TraceSite
+from engram.locate.windows import Cell, TraceSite
 from engram.models.chat import wrap_for
 from engram.models.continuations import asked, continuation_ids
 
@@ -44,7 +44,7 @@ def trace(
     fact: "Fact",
     *,
     sites: str | Sequence[str] = SITES,
-    window: int = WINDOW,
+    window: int | None = None,
     window_style: str = "code",
     noise: int | float | str | Noise | Swap = "3sigma",
     samples: int = 10,
@@ -66,7 +66,7 @@ def trace(
         lm: the model.
         fact: the fact; its `target` plays no part (except as second answer of the logit difference).
         sites: `state` (one hidden state), `mlp` and `attn` (windows of outputs).
-        window: number of layers of an MLP or attention window.
+        window: number of layers of an MLP or attention window; `usual_window` of the model's depth when not given.
         window_style: `code` or `paper`, see `window_bounds`.
         noise: a number, `"3sigma"`, `"uniform:0.25"`, `"swap:Other Subject"` ... (`parse_noise`), a `Noise` or `Swap`.
         samples: number of noise samples.
@@ -99,6 +99,7 @@ def trace_with(
     lm: "LM", fact: "Fact", settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
 ) -> CausalTrace:
     """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
+    settings = settings.fitted(lm.n_layers)
     wrap = wrap_for(lm, chat=settings.chat)
     fact = wrap.fact(fact)
     prompt = asked(lm, fact)

@@ -6,7 +6,9 @@ from typing import Literal
 TraceSite = Literal["attn", "mlp", "state"]
 WindowStyle = Literal["code", "paper"]
 WINDOW = 10
-"""The paper's window, for 48 layers."""
+"""The window of the paper and of the published code, whatever the model."""
+PUBLISHED_DEPTH = 24
+"""Layers of the smallest model that was traced with it (GPT-2 Medium; GPT-J has 28, GPT-NeoX 44, GPT-2 XL 48)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,8 +29,8 @@ class Cell:
 
 
 def usual_window(n_layers: int) -> int:
-    """Return a window that tells layers apart: the paper's ten, and in models of under 40 layers a quarter of them."""
-    return min(WINDOW, -(-n_layers // 4))
+    """Return a window that tells layers apart: the paper's ten from 24 layers on, a quarter of fewer (rounded up)."""
+    return WINDOW if n_layers >= PUBLISHED_DEPTH else -(-n_layers // 4)
 
 
 def window_bounds(layer: int, *, window: int, n_layers: int, style: WindowStyle = "code") -> tuple[int, int]:
