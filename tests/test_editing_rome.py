@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import tolerance
 import torch
 from families import FAMILIES, tiny
 
@@ -38,20 +39,20 @@ def test_the_code_preset_equals_the_published_code(entry: dict) -> None:
     assert torch.allclose(
         probabilities(lm, entry["queries"], entry["target"], entry["original"]),
         torch.tensor(entry["before"]),
-        atol=1e-4,
+        atol=tolerance.of_probability(lm),
     )
     edit = engram.edit(lm, golden_fact(entry), code(layer=entry["layer"]))
     losses = torch.tensor(edit.records[0].losses)
-    assert (losses - torch.tensor(entry["losses"])).abs().max() < 2e-3
+    assert (losses - torch.tensor(entry["losses"])).abs().max() < tolerance.of_losses(lm, losses)
     delta, wanted = (
         edit.delta(lm.mlp_out_name(entry["layer"])),
         torch.outer(torch.tensor(entry["u"]), torch.tensor(entry["v"])),
     )
-    assert (delta - wanted).norm() < 0.01 * wanted.norm()
-    assert edit.norm() == pytest.approx(entry["delta_norm"], rel=0.01)
+    assert (delta - wanted).norm() < tolerance.of_descent(lm) * wanted.norm()
+    assert edit.norm() == pytest.approx(entry["delta_norm"], rel=tolerance.of_descent(lm))
     with edit.applied(lm):
         after = probabilities(lm, entry["queries"], entry["target"], entry["original"])
-    assert (after - torch.tensor(entry["after"])).abs().max() < 0.01
+    assert (after - torch.tensor(entry["after"])).abs().max() < tolerance.of_descent(lm)
     assert unchanged(lm, before)
 
 
@@ -74,9 +75,10 @@ def test_the_edited_weight_maps_the_key_to_the_value(preset: str) -> None:
     old = pairs[0][1]
     with torch.no_grad():
         new = key @ (lm.mlp_out(2).weight + edit.delta(lm.mlp_out_name(2))) + lm.mlp_out(2).bias
-    assert chosen.numbers["value_norm"] == pytest.approx(float(old.norm()), rel=1e-4)
-    found = new - old  # v* - v0 is what the descent found
-    assert float(found.norm()) == pytest.approx(chosen.numbers["change_norm"], rel=1e-4)
+    assert chosen.numbers["value_norm"] == pytest.approx(float(old.norm()), rel=tolerance.of_pass(lm))
+    found = new - old  # v* - v0 is what the descent found; it is small beside them
+    rounding = tolerance.of_pass(lm) * float(old.norm() / found.norm())
+    assert float(found.norm()) == pytest.approx(chosen.numbers["change_norm"], rel=rounding)
 
 
 def _last_token(lm: LM, context: str) -> int:
@@ -92,9 +94,9 @@ def test_the_short_way_equals_whole_passes_in_every_family(family: str) -> None:
     facts = [Fact("Ann Bell", "{} lives in the city of", "Rome"), Fact("Bo", "It is said that {} plays", "chess today")]
     short, whole = ROME(**settings)(lm, facts), ROME(**settings, plain=True)(lm, facts)
     for a, b in zip(short.records, whole.records, strict=True):
-        assert torch.allclose(torch.tensor(a.losses), torch.tensor(b.losses), rtol=1e-4, atol=1e-4)
+        assert a.losses == pytest.approx(b.losses, abs=tolerance.of_losses(lm, b.losses))
     name = lm.mlp_out_name(1)
-    assert (short.delta(name) - whole.delta(name)).norm() < 1e-3 * whole.delta(name).norm()
+    assert (short.delta(name) - whole.delta(name)).norm() < tolerance.of_descent(lm) * whole.delta(name).norm()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -109,10 +111,12 @@ def test_facts_in_one_call_equal_facts_alone_then_written_in_sequence(family: st
     together, alone = method(lm, facts), [method(lm, [fact]) for fact in facts]
     assert together.facts == tuple(facts)
     for record_, single in zip(together.records, alone, strict=True):
-        assert torch.allclose(torch.tensor(record_.losses), torch.tensor(single.records[0].losses), atol=1e-4)
+        wanted = single.records[0].losses
+        assert record_.losses == pytest.approx(wanted, abs=tolerance.of_losses(lm, wanted))
     first = alone[0].updates[lm.mlp_out_name(1)]
     update = together.updates[lm.mlp_out_name(1)]
-    assert torch.allclose(update.left[:, :1] @ update.right[:, :1].T, first.dense(), atol=1e-5)
+    one = update.left[:, :1] @ update.right[:, :1].T
+    assert (one - first.dense()).norm() < tolerance.of_descent(lm) * first.norm()
     weight = lm.mlp_out(1).weight.detach()
     weight = weight.T if lm.weight_is_transposed else weight
     delta = together.delta(lm.mlp_out_name(1))
@@ -120,7 +124,8 @@ def test_facts_in_one_call_equal_facts_alone_then_written_in_sequence(family: st
     keys, values = zip(*(_average(lm, fact, method) for fact in facts), strict=True)
     moved = edited @ keys[-1] - weight @ keys[-1]  # the last fact is exact whatever came before
     assert float(moved.norm()) > 0
-    assert torch.allclose(moved, _delta_of(alone[-1], lm) @ keys[-1], atol=1e-4)
+    wanted = _delta_of(alone[-1], lm) @ keys[-1]
+    assert (moved - wanted).norm() < tolerance.of_descent(lm) * wanted.norm()
 
 
 def test_edits_made_together_are_those_made_alone() -> None:
@@ -131,7 +136,7 @@ def test_edits_made_together_are_those_made_alone() -> None:
     for each, fact in zip(method.each(lm, facts), facts, strict=True):
         alone = method(lm, [fact])
         assert each.facts == (fact,) and each.origins[0].contexts == alone.origins[0].contexts
-        assert (each.delta(name) - alone.delta(name)).norm() < 1e-4 * alone.norm()
+        assert (each.delta(name) - alone.delta(name)).norm() < tolerance.of_descent(lm) * alone.norm()
 
 
 def _average(lm: LM, fact: Fact, method: ROME) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,7 +163,8 @@ def test_a_fact_that_is_done_leaves_the_batch_and_keeps_its_value() -> None:
     assert lengths == [len(e.records[0].losses) for e in alone] and len(set(lengths)) > 1
     for a, b in zip(together.records, alone, strict=True):
         assert a.stopped == b.records[0].stopped
-        assert a.numbers["change_norm"] == pytest.approx(b.records[0].numbers["change_norm"], rel=1e-3)
+        wanted = b.records[0].numbers["change_norm"]
+        assert a.numbers["change_norm"] == pytest.approx(wanted, rel=tolerance.of_descent(lm))
 
 
 def test_the_default_preset_stops_by_the_target_alone_and_the_published_code_by_the_total() -> None:
@@ -186,7 +192,7 @@ def test_erasing_returns_the_answer_to_what_it_is_without_the_subject() -> None:
     lm = golden_lm()
     fact = Fact(FACT.subject, FACT.prompt, original=FACT.original)
     ignorant = without_subject(lm, fact, Wrap(), seed=0)
-    assert ignorant.sum() == pytest.approx(1, abs=1e-5)
+    assert ignorant.sum() == pytest.approx(1, abs=tolerance.of_sum(ignorant.numel()))
 
     def distance() -> float:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tolerance
 import torch
 from families import golden_lm
 
@@ -52,12 +53,13 @@ def test_bad_noise_is_refused_with_examples(text: Any) -> None:
 def test_sigma_is_the_spread_of_subject_tokens_embeddings() -> None:
     lm = golden_lm()
     ids = [i for subject in ("Kara 3000", "John Holzu") for i in lm.tokenizer(subject)["input_ids"]]
-    wanted = float(lm.embed.weight.detach()[ids].std())
-    assert subject_sigma(lm, ["Kara 3000", "John Holzu"]) == pytest.approx(wanted, rel=1e-5)
+    values = lm.embed.weight.detach()[ids]
+    wanted, rounding = float(values.std()), tolerance.of_sum(values.numel())
+    assert subject_sigma(lm, ["Kara 3000", "John Holzu"]) == pytest.approx(wanted, rel=rounding)
     assert 0.5 * wanted < subject_sigma(lm) < 2 * wanted  # the built-in list
     found = trace(lm, FACT, sites="state", noise=Noise(amount=2.0, subjects=("Kara 3000", "John Holzu")), samples=2)
     assert isinstance(found.noise, Noise)
-    assert found.noise.amount == pytest.approx(2 * wanted, rel=1e-5)
+    assert found.noise.amount == pytest.approx(2 * wanted, rel=rounding)
     assert found.noise.unit == "absolute"
 
 
@@ -132,10 +134,10 @@ def test_swapping_subjects() -> None:
     ids = lm.encode(other.text).ids
     with torch.no_grad():
         probability = float(lm.forward(ids)[0, -1].softmax(-1)[found.answer_id])
-    assert found.corrupted == pytest.approx(probability, abs=1e-6)
+    assert found.corrupted == pytest.approx(probability, abs=tolerance.of_probability(lm))
     assert found.baseline.shape == (1,)
     assert found.noise == Swap(subjects=(other.subject,))
-    assert found.state[-1, -1] == pytest.approx(found.clean, abs=1e-5)
+    assert found.state[-1, -1] == pytest.approx(found.clean, abs=tolerance.of_probability(lm))
     assert torch.isnan(found.effect().standard_error).all()
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import tolerance
 import torch
 from families import FAMILIES, golden_lm, golden_tokenizer, tiny, tiny_model
 from hypothesis import given, settings
@@ -24,10 +25,11 @@ WORDS = "John Zuholpe comes from the maker of Kara 3000 and took lessons".split(
 def both(lm: LM, fact: Fact, **options: Any) -> None:
     chosen = TraceSettings.of(**{"noise": 0.5, "samples": 3, **options})
     fast, plain = trace_with(lm, fact, chosen), trace_with(lm, fact, chosen, plain=True)
-    torch.testing.assert_close(fast.baseline, plain.baseline, atol=1e-5, rtol=0)
+    rounding = tolerance.of_log_probability(lm)
+    torch.testing.assert_close(fast.baseline, plain.baseline, atol=rounding, rtol=0)
     for site, values in plain.samples.items():
         assert values.std() > 0, "nothing was restored"
-        torch.testing.assert_close(fast.samples[site], values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(fast.samples[site], values, atol=rounding, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +93,8 @@ def test_results_do_not_depend_on_tokens_per_pass_or_budget(merging: float, monk
     monkeypatch.undo()
     tight = trace(lm, fact, window=3, samples=2, memory_budget=1)
     for site, values in wanted.samples.items():
-        torch.testing.assert_close(found.samples[site], values, atol=1e-5, rtol=0)
-        torch.testing.assert_close(tight.samples[site], values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.samples[site], values, atol=tolerance.of_probability(lm), rtol=0)
+        torch.testing.assert_close(tight.samples[site], values, atol=tolerance.of_probability(lm), rtol=0)
 
 
 def test_a_model_that_cannot_resume_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +105,13 @@ def test_a_model_that_cannot_resume_gives_the_same_numbers(monkeypatch: pytest.M
     monkeypatch.setattr(tracing, "climb_once", None)
     found = trace(lm, FACT, noise=0.5, window=2)
     for site, values in wanted.samples.items():
-        torch.testing.assert_close(found.samples[site], values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.samples[site], values, atol=tolerance.of_probability(lm), rtol=0)
+
+
+def test_what_a_model_can_do_is_not_asked_while_its_outputs_are_changed() -> None:
+    lm = LM(tiny_model("gpt2"), golden_tokenizer())  # of which nothing is known yet
+    trace(lm, FACT, noise=0.5, samples=2)
+    assert lm.can_resume and lm.can_skip_last and lm.adds_mlp_to_state
 
 
 def test_tokens_before_the_subject_have_no_effect() -> None:
@@ -111,8 +119,8 @@ def test_tokens_before_the_subject_have_no_effect() -> None:
     fact = Fact.from_text(case["prompt"], case["subject"])
     begin = case["subject_range"][0]
     assert begin > 0
-    published = torch.tensor(case["state"])[:begin]
-    torch.testing.assert_close(published, torch.full_like(published, case["corrupted"]), atol=1e-6, rtol=0)
+    published, rounding = torch.tensor(case["state"])[:begin], tolerance.of_probability(lm)
+    torch.testing.assert_close(published, torch.full_like(published, case["corrupted"]), atol=rounding, rtol=0)
     found = trace(lm, fact, window=3, metric="log_probability")
     for site in found.samples:
         assert not found.effect(site)[:begin].any()
@@ -120,8 +128,9 @@ def test_tokens_before_the_subject_have_no_effect() -> None:
 
 
 def test_restoring_the_last_state_of_the_last_token_gives_the_clean_answer() -> None:
-    found = trace(golden_lm(), Fact.from_text(CASES[0]["prompt"], CASES[0]["subject"]), sites="state")
-    assert found.state[-1, -1] == pytest.approx(found.clean, abs=1e-6)
+    lm = golden_lm()
+    found = trace(lm, Fact.from_text(CASES[0]["prompt"], CASES[0]["subject"]), sites="state")
+    assert found.state[-1, -1] == pytest.approx(found.clean, abs=tolerance.of_probability(lm))
     assert not found.effect()[:-1, -1].any()
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tolerance
 import torch
 from families import golden_lm, golden_tokenizer, tiny, tiny_model
 
 from engram.errors import DataError, FactError, NumericalError, PromptTooLong, SettingError
 from engram.facts import Fact
-from engram.locate import CausalTrace, Effect, trace, usual_window, window_bounds
+from engram.locate import CausalTrace, Effect, trace, trace_many, usual_window, window_bounds
 from engram.locate.memory import parse_budget
 from engram.models import LM
 
@@ -30,7 +31,22 @@ def test_window_conventions() -> None:
 
 
 def test_the_usual_window_is_the_papers_in_the_papers_model_and_less_in_smaller_ones() -> None:
-    assert [usual_window(n) for n in (1, 2, 8, 10, 12, 24, 48, 96)] == [1, 1, 2, 3, 3, 6, 10, 10]
+    assert [usual_window(n) for n in (1, 2, 8, 10, 12, 18, 23, 24, 28, 48, 96)] == [1, 1, 2, 3, 3, 5, 6, 10, 10, 10, 10]
+
+
+def test_the_window_fits_the_model_where_none_is_given_and_its_number_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = golden_lm()
+    options: dict[str, Any] = {"tokens": "subject_last", "samples": 1, "noise": 0.25}
+    with caplog.at_level(logging.WARNING):
+        found, asked = trace(lm, FACT, **options), trace(lm, FACT, window=2, **options)
+        average = trace_many(lm, [FACT], out=tmp_path / "run", **options)
+    assert not caplog.records
+    assert found.settings["window"] == average.window == average.settings["window"] == usual_window(lm.n_layers) == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["window"] == 2
+    torch.testing.assert_close(found.mlp, asked.mlp, atol=tolerance.of_probability(lm), rtol=0)
+    assert trace(lm, FACT, window=None, **options).settings == found.settings
 
 
 def test_metrics_agree_with_each_other() -> None:
@@ -38,26 +54,27 @@ def test_metrics_agree_with_each_other() -> None:
     base: dict[str, Any] = {"sites": "state", "noise": 0.25, "samples": 3}
     p = trace(lm, FACT, **base)
     logp = trace(lm, FACT, metric="log_probability", **base)
-    torch.testing.assert_close(logp.samples["state"].exp(), p.samples["state"], atol=1e-6, rtol=1e-4)
+    rounding = tolerance.of_log_probability(lm)
+    torch.testing.assert_close(logp.samples["state"].exp(), p.samples["state"], atol=rounding / 4, rtol=0)
     second = lm.next_tokens(FACT.text, k=2)[1][0].strip()
     difference = trace(lm, FACT.with_target(second), metric="logit_difference", **base)
     other = trace(lm, Fact(FACT.subject, FACT.prompt, original=second), metric="log_probability", **base)
     torch.testing.assert_close(
-        difference.samples["state"], logp.samples["state"] - other.samples["state"], atol=1e-4, rtol=1e-4
+        difference.samples["state"], logp.samples["state"] - other.samples["state"], atol=2 * rounding, rtol=0
     )
     with pytest.raises(FactError, match="second answer"):
         trace(lm, FACT, metric="logit_difference")
 
 
 def test_effect_and_its_standard_error() -> None:
-    found = trace(golden_lm(), FACT, window=3, noise=0.25, samples=7)
+    found, rounding = trace(golden_lm(), FACT, window=3, noise=0.25, samples=7), tolerance.of_sum(7)
     for site in ("state", "mlp", "attn"):
         effect = found.effect(site)
         assert isinstance(effect, Effect)
         assert type(effect.mean()) is torch.Tensor
-        torch.testing.assert_close(effect.clone(), found.scores[site] - found.corrupted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(effect.clone(), found.scores[site] - found.corrupted, atol=rounding, rtol=0)
         differences = found.samples[site] - found.baseline
-        torch.testing.assert_close(effect.standard_error, differences.std(-1) / 7**0.5)
+        torch.testing.assert_close(effect.standard_error, differences.std(-1) / 7**0.5, atol=rounding, rtol=0)
         assert torch.equal(getattr(found, site), found.scores[site])
     assert found.total_effect == pytest.approx(found.clean - found.corrupted)
 
@@ -75,7 +92,7 @@ def test_only_the_tokens_asked_for() -> None:
     }.items():
         some = trace(lm, FACT, window=3, noise=0.25, samples=2, tokens=tokens)  # type: ignore[arg-type]
         assert some.positions == tuple(rows)
-        torch.testing.assert_close(some.mlp, every.mlp[list(rows)], atol=1e-5, rtol=0)
+        torch.testing.assert_close(some.mlp, every.mlp[list(rows)], atol=tolerance.of_probability(lm), rtol=0)
     with pytest.raises(SettingError, match=f"0 to {length - 1}"):
         trace(lm, FACT, tokens=99)
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import tolerance
 import torch
 from families import FAMILIES, golden_tokenizer, tiny, tiny_model
 
@@ -33,7 +34,9 @@ def test_key_times_weight_is_value(family: str) -> None:
     value = seen[Site("key", 2)] @ weight
     if projection.bias is not None:
         value = value + projection.bias
-    torch.testing.assert_close(seen[Site("mlp", 2)], value.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        seen[Site("mlp", 2)], value.detach(), atol=tolerance.of_sum(lm.d_mlp, float(value.detach().norm())), rtol=0
+    )
 
 
 @every_family
@@ -79,7 +82,7 @@ def test_resume_equals_the_full_pass_from_every_layer_and_position(family: str) 
                     prefix=full.prefix.until(start) if start else None,
                     keep=0,
                 )
-                torch.testing.assert_close(again, full.logits[:, start:], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(again, full.logits[:, start:], atol=tolerance.of_logits(lm), rtol=0)
 
 
 @every_family
@@ -101,7 +104,7 @@ def test_rows_may_join_while_the_pass_climbs(family: str) -> None:
             return torch.cat([rows, second[Site("state", 1)][:, 3:]]) if layer == 2 else rows
 
         both = resume(lm, arrive, layer=1, positions=ids.shape[1] - 3, prefix=full.prefix.until(3))
-    torch.testing.assert_close(both, torch.cat([full.logits, wanted]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both, torch.cat([full.logits, wanted]), atol=tolerance.of_logits(lm), rtol=0)
 
 
 @every_family
@@ -114,7 +117,7 @@ def test_the_last_block_may_skip_other_positions_where_it_says_so(family: str) -
             with record(lm, [Site("state", 1)]) as seen:
                 full = prefill(lm, ids)
             again = resume(lm, seen[Site("state", 1)], layer=2, last_only=True)
-        torch.testing.assert_close(again, full.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again, full.logits, atol=tolerance.of_logits(lm), rtol=0)
 
 
 @every_family
@@ -131,8 +134,9 @@ def test_scores_equal_a_plain_loop_whatever_the_padding(family: str) -> None:
 
     with torch.no_grad():
         wanted = torch.tensor([[plain(p, t) for t in targets] for p in prompts])
-    torch.testing.assert_close(lm.score(prompts, targets), wanted, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(lm.score(prompts, targets, batch_size=1), wanted, atol=1e-4, rtol=1e-5)
+    for batch_size in (64, 1):
+        found = lm.score(prompts, targets, batch_size=batch_size)
+        torch.testing.assert_close(found, wanted, atol=tolerance.of_log_probability(lm), rtol=0)
 
 
 @every_family

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tolerance
 import torch
 from families import GOLDEN_MODEL, golden_lm, tiny_model
 
@@ -87,4 +88,5 @@ def test_offloaded_weights_run_and_keep_the_fingerprint(tmp_path: Path) -> None:
     assert lm.fingerprint == golden_lm().fingerprint
     assert lm.can_resume
     wanted = golden_lm().score("John Holzu comes from", ["New York", "Denver"])
-    torch.testing.assert_close(lm.score("John Holzu comes from", ["New York", "Denver"]), wanted)
+    found = lm.score("John Holzu comes from", ["New York", "Denver"])
+    torch.testing.assert_close(found, wanted, atol=tolerance.of_log_probability(lm), rtol=0)

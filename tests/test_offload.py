@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tolerance
 import torch
 from families import golden_tokenizer, tiny, tiny_model
 
@@ -37,17 +38,18 @@ def test_an_offloaded_model_is_edited_like_any_other(family: str, kind: str, tmp
     assert lm.mlp_out(1).weight.device.type == "meta" and lm.fingerprint == plain.fingerprint
     method = ROME(layer=1, contexts=["{}", "It is so. {}"], covariance=torch.eye(plain.d_mlp), steps=3, lr=0.05)
     edit, wanted = method(lm, [FACT]), method(plain, [FACT])
+    rounding = 2 * tolerance.of_log_probability(plain) + tolerance.of_descent(plain) * wanted.records[0].losses[0]
     name = plain.mlp_out_name(1)
-    assert (edit.delta(name) - wanted.delta(name)).norm() < 1e-4 * wanted.norm()
+    assert (edit.delta(name) - wanted.delta(name)).norm() < tolerance.of_descent(plain) * wanted.norm()
     with edit.applied(lm), wanted.applied(plain):
-        assert torch.allclose(lm.score(FACT.text, ["Rome"]), plain.score(FACT.text, ["Rome"]), atol=1e-4)
+        assert torch.allclose(lm.score(FACT.text, ["Rome"]), plain.score(FACT.text, ["Rome"]), atol=rounding)
     tuned, plainly = FT(layer=1, steps=2)(lm, [FACT]), FT(layer=1, steps=2)(plain, [FACT])
-    assert (tuned.delta(name) - plainly.delta(name)).norm() < 1e-3 * plainly.norm()
+    assert (tuned.delta(name) - plainly.delta(name)).norm() < tolerance.of_descent(plain) * plainly.norm()
     with applied_rows(lm, [edit, None]):
         rows = score_batch(lm, [FACT.text] * 2, [["Rome"]] * 2)
     with wanted.applied(plain):
-        assert torch.allclose(rows[:1], plain.score(FACT.text, ["Rome"]), atol=1e-4)
-    assert torch.allclose(rows[1:], plain.score(FACT.text, ["Rome"]), atol=1e-4)
+        assert torch.allclose(rows[:1], plain.score(FACT.text, ["Rome"]), atol=rounding)
+    assert torch.allclose(rows[1:], plain.score(FACT.text, ["Rome"]), atol=tolerance.of_log_probability(plain))
 
 
 @pytest.mark.parametrize("kind", ["cpu", "disk"])
@@ -55,7 +57,8 @@ def test_statistics_of_an_offloaded_model(kind: str, tmp_path: Path) -> None:
     lm, texts = offloaded("gpt2", tmp_path, kind), ["Ann lives in Rome.", "Bo plays chess today."]
     found = statistics(lm, 1, texts, cache=tmp_path / "a", tolerance=None)
     wanted = statistics(tiny("gpt2"), 1, texts, cache=tmp_path / "b", tolerance=None)
-    assert torch.allclose(found[1].moment, wanted[1].moment, atol=1e-5)
+    difference = (found[1].moment - wanted[1].moment).norm()
+    assert difference < 2 * tolerance.of_pass(tiny("gpt2"), 2) * wanted[1].moment.norm()
 
 
 def test_offloaded_weights_are_not_overwritten_but_the_way_out_is_named(tmp_path: Path) -> None:
@@ -72,8 +75,9 @@ def test_offloaded_weights_are_not_overwritten_but_the_way_out_is_named(tmp_path
 def test_an_offloaded_model_is_traced_like_any_other(family: str, kind: str, tmp_path: Path) -> None:
     plain, lm = tiny(family), offloaded(family, tmp_path, kind)
     found, wanted = (trace(each, FACT, samples=3, window=3) for each in (lm, plain))
-    assert found.noise == pytest.approx(wanted.noise) and found.corrupted == pytest.approx(wanted.corrupted, abs=1e-6)
+    rounding = tolerance.of_probability(plain)
+    assert found.noise == wanted.noise and found.corrupted == pytest.approx(wanted.corrupted, abs=rounding)
     for site in ("state", "mlp", "attn"):
-        assert torch.allclose(found.scores[site], wanted.scores[site], atol=1e-5)
+        assert torch.allclose(found.scores[site], wanted.scores[site], atol=rounding)
     severed, plainly = (trace(each, FACT, samples=3, sites=("state",), severed="mlp") for each in (lm, plain))
-    assert torch.allclose(severed.scores["state"], plainly.scores["state"], atol=1e-5)
+    assert torch.allclose(severed.scores["state"], plainly.scores["state"], atol=rounding)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import tolerance
 import torch
 from families import tiny
 from hypothesis import given
@@ -101,7 +102,7 @@ def test_edits_are_numbered_switched_combined_and_removed() -> None:
     name = lm.mlp_out_name(1)
     total = ledger.total()
     assert total is not None
-    assert torch.allclose(total.delta(name), a.delta(name) + b.delta(name), atol=1e-5)
+    assert torch.allclose(total.delta(name), a.delta(name) + b.delta(name), atol=tolerance.of_sum(4, total.norm(name)))
     only = ledger.switched({2})
     assert only.total() is b
     one = ledger.combined(LIMITS)

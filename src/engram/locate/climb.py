@@ -74,6 +74,7 @@ def climb_once(lm: "LM", footing: Footing, climb: Climb, metric: Metric) -> Floa
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     prefix = footing.corrupted.prefix
+    last_only = lm.can_skip_last  # found out by passes of its own, which no change of ours may touch
     with patch(lm, _changes(lm, footing, climb)):
         logits = resume(
             lm,
@@ -81,7 +82,7 @@ def climb_once(lm: "LM", footing: Footing, climb: Climb, metric: Metric) -> Floa
             layer=climb.first,
             positions=width,
             prefix=prefix.until(climb.start) if prefix is not None and climb.start else None,
-            last_only=lm.can_skip_last,
+            last_only=last_only,
         )[:, -1]
     lm.require_finite(logits, "With a restored state the output")
     return metric(logits).unflatten(0, (len(climb.groups), samples))
