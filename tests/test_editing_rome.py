@@ -10,6 +10,7 @@ from families import FAMILIES, tiny
 import engram
 from edits import golden_fact, golden_json, golden_lm, golden_statistics, probabilities, unchanged, weights_of
 from engram.editing import ROME
+from engram.editing.layers import untuned
 from engram.editing.prompts import Wrap
 from engram.editing.targets import without_subject
 from engram.errors import FactError, NumericalError, PromptTooLong, SettingError, TokenizerError
@@ -229,8 +230,10 @@ def test_what_the_model_says_already_is_left_alone_and_said() -> None:
 
 def test_the_layer_is_chosen_aloud() -> None:
     lm = golden_lm()
+    layer = int(untuned(lm, "rome")["layer"])
     edit = code(layer=None, steps=1)(lm, [FACT])
-    assert edit.records[0].layers == (2,) and "Layer 2: a third of the depth" in edit.describe()
+    assert edit.records[0].layers == (layer,)
+    assert f"Layer {layer}: the rule for models that nobody has tuned" in edit.describe()
 
 
 def test_a_chat_template_goes_around_the_prompt() -> None:

@@ -105,13 +105,17 @@ def traced(mlp: list[float]) -> AverageTrace:
 def test_the_sweep_decides_where_it_can() -> None:
     advice = advise(swept({0: [0.1, 0.2, 0.1], 2: [0.9, 0.91, 0.9], 3: [0.5, 0.5, 0.5]}), traced([0.9, 0.1, 0.2, 0.0]))
     assert advice.layer == 2
-    assert "do not point at the same layer" in " ".join(advice.reasons)
+    assert "another layer" in advice.reasons[-1] and "The sweep decides" in advice.reasons[-1]
 
 
-def test_the_trace_decides_among_layers_that_are_equally_good() -> None:
+def test_among_equal_layers_the_one_that_leaves_most_as_it_was_is_taken_whatever_the_trace_says() -> None:
     same = {0: [0.2, 0.9, 0.7], 1: [0.3, 0.9, 0.6], 2: [0.2, 0.9, 0.72]}
-    advice = advise(swept(same), traced([0.1, 0.5, 0.2, 0.0]))
-    assert advice.layer == 1
-    assert "agree" in " ".join(advice.reasons)
-    assert advise(swept(same)).layer == 2  # without a trace: the highest S
-    assert "sweep alone" in " ".join(advise(swept(same)).reasons)
+    assert advise(swept(same)).layer == 2  # S alone
+    for key, kept in (("unchanged", {0: 0.9, 1: 0.5, 2: 0.8}), ("kept", {0: 0.1, 1: 0.7, 2: 0.3})):
+        sweep = swept(same)
+        for place, run in sweep.runs.items():
+            for record in run.records:
+                record["metrics"][key] = kept[place.layer]
+        advice = advise(sweep, traced([0.1, 0.2, 0.9, 0.0]))
+        assert advice.layer == max(kept, key=lambda layer: kept[layer])
+        assert "leaves most as it was" in " ".join(advice.reasons) and "peaks at layer 2" in advice.reasons[-1]

@@ -20,7 +20,7 @@ from engram.facts import Case, Fact
 if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
     from engram.editing import FT, FTL, ROME, Check, Edit, applied_rows, check, edit, guard
-    from engram.evaluation import Report, evaluate
+    from engram.evaluation import Report, evaluate, tune
     from engram.locate import AverageTrace, CausalTrace, Noise, Swap, compare_severed, trace, trace_many
     from engram.models import LM, Layout, Site, load, patch, record, resume
     from engram.stats import KeyStatistics, statistics
@@ -65,12 +65,13 @@ __all__ = [
     "stats",
     "trace",
     "trace_many",
+    "tune",
 ]
 
 _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "runs", "stats")
 _HOMES = {
     "editing": ("FT", "FTL", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
-    "evaluation": ("Report", "evaluate"),
+    "evaluation": ("Report", "evaluate", "tune"),
     "locate": ("AverageTrace", "CausalTrace", "Noise", "Swap", "compare_severed", "trace", "trace_many"),
     "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),
     "stats": ("KeyStatistics", "statistics"),

@@ -23,6 +23,7 @@ from engram.cli.serve import serve
 from engram.cli.stats import stats
 from engram.cli.sweep import sweep
 from engram.cli.trace import trace
+from engram.cli.tune import tune
 from engram.errors import EngramError
 from engram.mini.cli import app as mini
 
@@ -46,6 +47,7 @@ app.command()(stats)
 app.command()(evaluate)
 app.command()(report)
 app.command()(sweep)
+app.command()(tune)
 app.command()(serve)
 app.add_typer(mini, name="mini")
 

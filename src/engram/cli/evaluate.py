@@ -32,6 +32,7 @@ Data = Annotated[str, typer.Argument(help="A data file (.json, .jsonl, .csv), or
 Limit = Annotated[int | None, typer.Option(help="Only the first so many cases.")]
 Sample = Annotated[int | None, typer.Option(help="Only so many cases, drawn at random.")]
 Batch = Annotated[int, typer.Option(help="Cases done together: faster on a GPU; results do not depend on it.")]
+Skip = Annotated[int, typer.Option(help="Leave out the first so many cases, such as those that were tuned on.")]
 SkipUnknown = Annotated[bool, typer.Option("--skip-unknown", help="Leave out facts that the model does not know.")]
 _LISTED = 5
 
@@ -50,6 +51,7 @@ def evaluate(
     batch: Batch = 1,
     limit: Limit = None,
     sample: Sample = None,
+    skip: Skip = 0,
     skip_unknown: SkipUnknown = False,
     chat: Chat = False,
     generate: Annotated[bool, typer.Option(help="Write texts for GE and RS: most of the time.")] = True,
@@ -83,6 +85,7 @@ def evaluate(
     chosen: dict[str, Any] = {
         "limit": limit,
         "sample": sample,
+        "skip": skip,
         "seed": seed,
         "skip_unknown": skip_unknown,
         "chat": chat,
@@ -103,6 +106,8 @@ def run_evaluation(lm: "LM", cases: "Dataset", options: dict[str, Any], *, as_js
         emit_json({**report.plain(), "out": None if folder is None else str(folder)})
         return
     show(report)
+    for sentence in report.notes:
+        note(sentence)
     say_left_out(cases, report)
     if folder is not None:
         note(f"Kept in {folder}. Next: engram report {folder.parent}/*")
@@ -125,11 +130,13 @@ def read_data(
     skip_unknown: bool,
     chat: bool,
     snippets: Path | None,
+    skip: int = 0,
 ) -> "Dataset":
     """Read the data set, with what the options say about it."""
     from engram import datasets
 
-    options: dict[str, Any] = {"limit": limit, "sample": sample, "seed": seed if sample is not None else 0}
+    options: dict[str, Any] = {"limit": limit, "sample": sample, "skip": skip}
+    options["seed"] = seed if sample is not None else 0
     if skip_unknown:
         options |= {"skip_unknown": lm, "chat": chat}
     if snippets is not None:

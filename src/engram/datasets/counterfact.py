@@ -39,7 +39,7 @@ def counterfact(
     Args:
         path: the JSON file.
         snippets: CounterFact's `attribute_snippets.json`, which gives reference and essence texts.
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         DataError: the file is missing or broken; whether its records are is found out while reading.

@@ -44,6 +44,7 @@ class SelectionOptions(TypedDict, total=False):
     seed: int
     skip_unknown: "LM | None"
     chat: bool
+    skip: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -56,6 +57,7 @@ class Selection(Shown):
         seed: for the draw.
         skip_unknown: a model; cases whose original answer is not its most probable next token are left out first.
         chat: ask it within its chat template.
+        skip: leave out the first so many (of those that are known), as those that a method was tuned on.
 
     Raises:
         SettingError: both `limit` and `sample`, or a number below 1.
@@ -66,6 +68,7 @@ class Selection(Shown):
     seed: int = 0
     skip_unknown: "LM | None" = None
     chat: bool = False
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.sample is not None:
@@ -74,13 +77,14 @@ class Selection(Shown):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"{name}={value}; it must be 1 or more.")
+        if self.skip < 0:
+            raise SettingError(f"skip={self.skip}; it must be 0 or more.")
 
     def describe(self) -> dict[str, Any]:
         """Return the choice as plain values, for a run's settings."""
         known = self.skip_unknown.fingerprint if self.skip_unknown is not None else None
-        return {"limit": self.limit, "sample": self.sample, "seed": self.seed, "known_to": known} | (
-            {"chat": True} if self.chat and known else {}
-        )
+        plain = {"limit": self.limit, "sample": self.sample, "seed": self.seed, "known_to": known}
+        return plain | ({"chat": True} if self.chat and known else {}) | ({"skip": self.skip} if self.skip else {})
 
 
 @dataclass(slots=True, repr=False)
@@ -114,6 +118,7 @@ class Dataset(Shown):
         cases = self._all()
         if self.selection.skip_unknown is not None:
             cases = self._known(cases, self.selection.skip_unknown)
+        cases = islice(cases, self.selection.skip, None)
         if self.selection.sample is not None:
             return iter(_reservoir(cases, self.selection.sample, self.selection.seed))
         return islice(cases, self.selection.limit)
@@ -123,7 +128,7 @@ class Dataset(Shown):
         return sum(1 for _ in self)
 
     def select(self, **changes: Any) -> "Dataset":
-        """Return the same data with another selection: limit, sample, seed, skip_unknown, chat."""
+        """Return the same data with another selection: limit, sample, seed, skip_unknown, chat, skip."""
         return Dataset(self.name, self.protocol, self.digest, self.read, Selection(**changes))
 
     def everything(self) -> "Dataset":

@@ -35,7 +35,7 @@ def load(path_or_name: str | Path, **options: Any) -> Dataset:
     Args:
         path_or_name: a file; `"mini"` or `"mini-knowns"` (built in); or the name of a download source
             (`engram.datasets.SOURCES`), fetched once and checked.
-        **options: limit, sample, seed, skip_unknown, and those of the format.
+        **options: limit, sample, seed, skip_unknown, skip, and those of the format.
 
     Raises:
         DataError: the file is missing, broken or of no known format.

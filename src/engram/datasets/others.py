@@ -24,7 +24,7 @@ def zsre(
         path: the JSON file.
         target: `"alt"` edits in another answer than the true one; `"answer"` teaches the first true answer, as the
             ROME repository's own loader does. The unrelated question gets its "?" as there.
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         DataError: the file is missing or broken; whether its records are is found out while reading.
@@ -57,7 +57,7 @@ def knowns(path: str | Path, **selection: Unpack[SelectionOptions]) -> Dataset:
 
     Args:
         path: the JSON file.
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         DataError: the file is missing or broken; whether its records are is found out while reading.
@@ -84,7 +84,7 @@ def wise(path: str | Path, **selection: Unpack[SelectionOptions]) -> Dataset:
 
     Args:
         path: the JSON file.
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         DataError: the file is missing or broken; whether its records are is found out while reading.
@@ -115,7 +115,7 @@ def mini(*, facts: Literal["counterfact", "knowns"] = "counterfact", **selection
 
     Args:
         facts: `"counterfact"` for evaluation, `"knowns"` for tracing.
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         SettingError: an unknown `facts`.

@@ -16,7 +16,7 @@ def facts(path: str | Path, **selection: Unpack[SelectionOptions]) -> Dataset:
 
     Args:
         path: a .jsonl, .json or .csv file; in CSV, lists stand in one cell, separated by "|".
-        **selection: limit, sample, seed, skip_unknown; see `Selection`.
+        **selection: limit, sample, seed, skip_unknown, skip; see `Selection`.
 
     Raises:
         DataError: the file is missing or broken. A record with a field that is missing, unknown or of another type is

@@ -8,6 +8,7 @@ from engram.editing.guard import Health, Thresholds, guard
 from engram.editing.methods import METHODS, Method, method_named
 from engram.editing.rome import ROME
 from engram.editing.rows import applied_rows
+from engram.editing.tuned import Tuned, forget_tuned, tuned
 from engram.editing.updates import Dense, LowRank, Update
 
 __all__ = [
@@ -24,10 +25,13 @@ __all__ = [
     "Method",
     "Origin",
     "Thresholds",
+    "Tuned",
     "Update",
     "applied_rows",
     "check",
     "edit",
+    "forget_tuned",
     "guard",
     "method_named",
+    "tuned",
 ]

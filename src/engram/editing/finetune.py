@@ -5,7 +5,7 @@ The change is optimised beside the weight, so the model is never touched; layers
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
-from engram.editing.layers import GPTJ, LARGE, MEDIUM, XL, chosen_layer, known
+from engram.editing.layers import PUBLISHED_RATE, Choice, chosen
 from engram.editing.prompts import Row, padded, require_target, rows_for
 from engram.editing.targets import mode_of
 from engram.editing.updates import Dense, Update, side_path
@@ -30,23 +30,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FT_LAYERS = {XL: 1, GPTJ: 21}
-FTL_LAYERS = {MEDIUM: 0, LARGE: 0, XL: 0, GPTJ: 0}
-BOUNDS = {MEDIUM: 2e-3, LARGE: 1e-3, XL: 5e-4, GPTJ: 5e-5}
-OTHER_BOUND = 5e-4
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FT(Shown):
     """Fine-tuning of one layer's MLP output projection, weight and bias.
 
     Args:
-        layer: the layer; the published one for known models, else 1.
+        layer: the layer; tuned for the model (`engram tune`), published for it, named in its config, or a rule's, when
+            not given.
         preset: `"teacher"` scores each target token after the ones before it; `"published"` scores all of them at the
             prompt's last position, as the published code does.
         bound: largest change of any entry, enforced after every step; None for no bound.
         steps: number of steps at most.
-        lr: Adam's learning rate.
+        lr: Adam's learning rate; found as the layer is when not given. The preset `published` keeps 5e-4.
         stop: average loss below which it ends.
         mode: insert or modify; by whether a fact names its original when not given.
         chat: wrap prompts with the tokenizer's chat template.
@@ -60,7 +56,7 @@ class FT(Shown):
     preset: Literal["teacher", "published"] | str = "teacher"
     bound: float | None = None
     steps: int = 25
-    lr: float = 5e-4
+    lr: float | None = None
     stop: float = 1e-2
     mode: Mode | None = None
     chat: bool = False
@@ -78,8 +74,8 @@ class FT(Shown):
 
     def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
         """Make one Edit of all facts; see `engram.edit` for the errors."""
-        layer, notes = self._layer(lm)
-        for note in notes:
+        choice = self._choice(lm)
+        for note in choice.notes:
             logger.info(note)
         wrap = wrap_for(lm, chat=self.chat)
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
@@ -92,13 +88,13 @@ class FT(Shown):
             rows = [_cut(row) for row in rows]
         batches = [rows[i : i + self.facts_per_batch] for i in range(0, len(rows), self.facts_per_batch)]
         updates, losses, stopped = self._train(
-            lm, layer, [_Batch(lm, layer, batch, self.preset) for batch in batches], progress
+            lm, choice, [_Batch(lm, choice.layer, batch, self.preset) for batch in batches], progress
         )
         records = tuple(
             FactRecord(
                 fact=fact,
                 mode=mode,
-                layers=(layer,),
+                layers=(choice.layer,),
                 text=row.text,
                 tokens=tuple(lm.tokens(lm.encode(row.text).ids[0])),
                 losses=tuple(losses[i]),
@@ -106,34 +102,41 @@ class FT(Shown):
             )
             for i, (fact, mode, row) in enumerate(zip(facts, modes, rows, strict=True))
         )
-        origin = Origin(method=self._name, settings=self._settings(lm, layer), facts=records, notes=notes)
+        origin = Origin(method=self._name, settings=self._settings(choice), facts=records, notes=choice.notes)
         return Edit.of(lm, updates, (origin,))
 
     @property
     def _name(self) -> str:
         return "ft"
 
-    def _bound(self, lm: "LM") -> float | None:
-        return self.bound
+    def settled(self, lm: "LM") -> "tuple[FT, tuple[str, ...]]":
+        """Return the method with the numbers that it uses on a model, and where they come from.
 
-    def _layer(self, lm: "LM") -> tuple[int, tuple[str, ...]]:
-        return chosen_layer(lm, self.layer, FT_LAYERS, otherwise=min(1, lm.n_layers - 1), rule="as for GPT-2 XL")
+        Raises:
+            SettingError: the layer is out of range.
+        """
+        choice = self._choice(lm)
+        return replace(self, **{**choice.numbers, "layer": choice.layer}), choice.notes
 
-    def _settings(self, lm: "LM", layer: int) -> dict[str, Any]:
-        names = ("preset", "steps", "lr", "stop", "chat")
-        return {**{name: getattr(self, name) for name in names}, "layer": layer, "bound": self._bound(lm)}
+    def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
+        rate = PUBLISHED_RATE if self.lr is None and self.preset == "published" else self.lr
+        return chosen(lm, self._name, layer=self.layer, lr=rate, **more)
+
+    def _settings(self, choice: Choice) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in ("preset", "steps", "stop", "chat", "bound")}
+        return {**plain, **choice.numbers, "layer": choice.layer}
 
     def _train(
-        self, lm: "LM", layer: int, batches: "list[_Batch]", progress: Progress | None
+        self, lm: "LM", choice: Choice, batches: "list[_Batch]", progress: Progress | None
     ) -> tuple[dict[str, Update], list[list[float]], str]:
         """Return the change by parameter name, each fact's losses, and why it ended."""
-        module, name = lm.mlp_out(layer), lm.mlp_out_name(layer)
+        module, name = lm.mlp_out(choice.layer), lm.mlp_out_name(choice.layer)
         deltas = {"weight": _zeros(module.weight)}
         if getattr(module, "bias", None) is not None:
             deltas["bias"] = _zeros(module.bias)
-        adam = torch.optim.Adam(deltas.values(), lr=self.lr)
+        adam = torch.optim.Adam(deltas.values(), lr=choice.numbers["lr"])
         losses: list[list[float]] = [[] for batch in batches for _ in batch.rows]
-        bound, stopped = self._bound(lm), f"{self.steps} steps"
+        bound, stopped = choice.numbers.get("bound", self.bound), f"{self.steps} steps"
         for step in range(self.steps):
             for batch in batches:
                 each = batch.losses(deltas)
@@ -165,18 +168,15 @@ class FTL(FT):
     """FT+L: fine-tuning with a bound on every entry's change.
 
     Args:
-        bound: the bound; the published one for known models, else 5e-4.
+        bound: the bound; found as the layer is when not given.
     """
 
     @property
     def _name(self) -> str:
         return "ft-l"
 
-    def _bound(self, lm: "LM") -> float | None:
-        return BOUNDS.get(known(lm), OTHER_BOUND) if self.bound is None else self.bound
-
-    def _layer(self, lm: "LM") -> tuple[int, tuple[str, ...]]:
-        return chosen_layer(lm, self.layer, FTL_LAYERS, otherwise=0, rule="the published choice for GPT-2 and GPT-J")
+    def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
+        return super()._choice(lm, bound=self.bound, **more)
 
 
 class _Batch:

@@ -1,8 +1,14 @@
-"""Where to edit: the published layers for known models, a documented rule for others."""
+"""Where to edit, and how far: what was typed, what was tuned, what was published, what a config names, or a rule.
 
-from collections.abc import Mapping
+`chosen` asks these in this order, number by number, and says where each came from. `TUNABLE` names for every method
+the one or two numbers that matter most, and the values that `engram tune` tries.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engram.editing.tuned import tuned
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -11,11 +17,121 @@ if TYPE_CHECKING:
 Known = tuple[str, int]
 """`config.model_type` and number of layers: what tells GPT-2 XL from GPT-2 Medium."""
 
-MEDIUM, LARGE, XL = ("gpt2", 24), ("gpt2", 36), ("gpt2", 48)
-GPTJ, NEOX = ("gptj", 28), ("gpt_neox", 44)
+Numbers = Mapping[str, int | float]
+"""Settings by name."""
 
-ROME_LAYERS: Mapping[Known, int] = {MEDIUM: 8, LARGE: 12, XL: 17, GPTJ: 5, NEOX: 15}
-"""PROTOCOL §3."""
+MEDIUM, LARGE, XL = ("gpt2", 24), ("gpt2", 36), ("gpt2", 48)
+GPTJ, NEOX, LLAMA = ("gptj", 28), ("gpt_neox", 44), ("llama", 32)
+
+PUBLISHED_CLAMP = 4.0
+
+PUBLISHED: Mapping[str, Mapping[Known, Numbers]] = {
+    "rome": {
+        MEDIUM: {"layer": 8, "clamp": 3.0},
+        LARGE: {"layer": 12, "clamp": PUBLISHED_CLAMP},
+        XL: {"layer": 17, "clamp": PUBLISHED_CLAMP},
+        GPTJ: {"layer": 5, "clamp": PUBLISHED_CLAMP},
+        NEOX: {"layer": 15, "clamp": PUBLISHED_CLAMP},
+        LLAMA: {"layer": 1},
+    },
+    "ft": {XL: {"layer": 1}, GPTJ: {"layer": 21}},
+    "ft-l": {
+        MEDIUM: {"layer": 0, "bound": 2e-3},
+        LARGE: {"layer": 0, "bound": 1e-3},
+        XL: {"layer": 0, "bound": 5e-4},
+        GPTJ: {"layer": 0, "bound": 5e-5},
+    },
+}
+"""PROTOCOL §3 and §6; Llama-2-7B and Llama-3-8B: layer 1 is best for single edits (2405.00664)."""
+
+CONFIG_PREFIX: Mapping[str, str] = {"rome": "engram_edit_", "ft": "engram_ft_", "ft-l": "engram_ft_l_"}
+"""How a model's config names a method's numbers, such as `engram_edit_layer` and `engram_edit_clamp`."""
+
+PUBLISHED_RATE = 5e-4
+UNTUNED_BOUND = 5e-4
+
+
+def _rome_rule(n_layers: int) -> Numbers:
+    return {"layer": n_layers // 3, "clamp": PUBLISHED_CLAMP}
+
+
+def _ft_rule(n_layers: int) -> Numbers:
+    return {"layer": min(1, n_layers - 1), "lr": PUBLISHED_RATE}
+
+
+def _ftl_rule(n_layers: int) -> Numbers:
+    return {"layer": 0, "lr": PUBLISHED_RATE, "bound": UNTUNED_BOUND}
+
+
+RULES: Mapping[str, Callable[[int], Numbers]] = {"rome": _rome_rule, "ft": _ft_rule, "ft-l": _ftl_rule}
+"""What models get that nobody has tuned, by number of layers (docs/editing.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunable:
+    """The numbers of a method that matter most, with the values to try.
+
+    Args:
+        together: numbers whose values are tried in all combinations, on few records.
+        then: numbers that are tried afterwards, for the best of these.
+        start: what these have until then; the method's default where not named.
+    """
+
+    together: Mapping[str, Sequence[int | float]]
+    then: Mapping[str, Sequence[int | float]]
+    start: Numbers
+
+
+CLAMPS = (0.5, 1.0, 2.0, 4.0)
+RATES = (1e-4, 5e-4, 2e-3, 5e-3, 2e-2)
+BOUNDS = (5e-4, 2e-3, 5e-3, 1e-2, 2e-2)
+_TRAINED_LAYERS = 6
+
+
+def _rome_values(n_layers: int) -> Tunable:
+    return Tunable(together={"layer": lower_half(n_layers)}, then={"clamp": CLAMPS}, start={})
+
+
+def _ft_values(n_layers: int) -> Tunable:
+    return Tunable(together={"layer": _spread(lower_half(n_layers)), "lr": RATES}, then={}, start={})
+
+
+def _ftl_values(n_layers: int) -> Tunable:
+    layers = _spread(lower_half(n_layers))
+    return Tunable(together={"layer": layers, "lr": RATES}, then={"bound": BOUNDS}, start={"bound": BOUNDS[-1]})
+
+
+TUNABLE: Mapping[str, Callable[[int], Tunable]] = {"rome": _rome_values, "ft": _ft_values, "ft-l": _ftl_values}
+"""What `engram tune` tries, by number of layers."""
+
+
+def lower_half(n_layers: int) -> tuple[int, ...]:
+    """Return the layers in the lower half of the depth: no sweep that was published or made here found a higher one."""
+    return tuple(range(max(1, n_layers // 2)))
+
+
+def _spread(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return at most six of the layers, evenly spread."""
+    count = min(_TRAINED_LAYERS, len(layers))
+    return tuple(layers[i * len(layers) // count] for i in range(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A method's numbers for one model.
+
+    Args:
+        numbers: every number that was asked for and has a value.
+        notes: one sentence for each place that numbers came from, other than the user.
+    """
+
+    numbers: Numbers
+    notes: tuple[str, ...]
+
+    @property
+    def layer(self) -> int:
+        """The layer to edit."""
+        return int(self.numbers["layer"])
 
 
 def known(lm: "LM") -> Known:
@@ -23,48 +139,89 @@ def known(lm: "LM") -> Known:
     return str(lm.config.model_type), lm.n_layers
 
 
-def chosen_layer(
-    lm: "LM", layer: int | None, published: Mapping[Known, int], *, otherwise: int, rule: str
-) -> tuple[int, tuple[str, ...]]:
-    """Return the layer to edit, and a sentence about how it was found when the user did not say.
+def chosen(lm: "LM", method: str, **given: int | float | None) -> Choice:
+    """Return a method's numbers: what the user gave, else tuned, published, named in the model's config, or the rule.
 
     Args:
-        lm: the model; a built-in one may name its layer in its config (`engram_edit_layer`).
-        layer: what the user said.
-        published: layers by model.
-        otherwise: the layer for other models.
-        rule: why that one, for the sentence.
+        lm: the model.
+        method: the method's name.
+        **given: the numbers that are wanted, with what the user gave for each (None: nothing).
 
     Raises:
-        SettingError: out of range.
+        SettingError: a layer out of range.
     """
-    if layer is not None:
-        if not 0 <= layer < lm.n_layers:
-            raise SettingError(
-                f"layer={layer}, but {lm.name} has {lm.n_layers} layers, counted 0 to {lm.n_layers - 1}."
-            )
-        return layer, ()
-    if known(lm) in published:
-        found = published[known(lm)]
-        return found, (f"Layer {found}: the published choice for this model.",)
-    found = getattr(lm.config, "engram_edit_layer", None)
-    if isinstance(found, int) and 0 <= found < lm.n_layers:
-        return found, (f"Layer {found}: named in the model's config.",)
-    return otherwise, (f"Layer {otherwise}: {rule}. Trace a few facts to find a better one, and give layer=...",)
+    layer = given.get("layer")
+    if layer is not None and not 0 <= layer < lm.n_layers:
+        raise SettingError(f"layer={layer}, but {lm.name} has {lm.n_layers} layers, counted 0 to {lm.n_layers - 1}.")
+    numbers = {name: value for name, value in given.items() if value is not None}
+    notes: list[str] = []
+    for values, why in _sources(lm, method):
+        if len(numbers) == len(given):
+            break
+        new = {name: values[name] for name in given if name in values and name not in numbers}
+        if new:
+            numbers |= new
+            notes.append(f"{_in_words(new)}: {why}.")
+    return Choice(numbers=numbers, notes=tuple(notes))
+
+
+def untuned(lm: "LM", method: str) -> Numbers:
+    """Return the numbers that a method takes where nothing was given or tuned, by name."""
+    numbers: dict[str, int | float] = {}
+    for values, _ in _untuned(lm, method):
+        numbers = {**values, **numbers}
+    return {name: numbers[name] for name in RULES[method](lm.n_layers)}
+
+
+def _sources(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
+    """Yield what is known about a method's numbers, the best source first; the cache is only read where needed."""
+    if (found := tuned(lm, method)) is not None:
+        yield found.best.settings, found.why
+    yield from _untuned(lm, method)
+
+
+def _untuned(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
+    yield PUBLISHED.get(method, {}).get(known(lm), {}), "the published choice for this model"
+    yield _named(lm, method), "named in the model's config"
+    rule = RULES[method](lm.n_layers)
+    yield rule, f"the rule for models that nobody has tuned (docs/editing.md). Better: {tune_command(lm, method)}"
+
+
+def _named(lm: "LM", method: str) -> Numbers:
+    """Return what a model's config names, as far as it makes sense."""
+    found: dict[str, int | float] = {}
+    for name in RULES[method](lm.n_layers):
+        value = getattr(lm.config, CONFIG_PREFIX[method] + name, None)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if (isinstance(value, int) and 0 <= value < lm.n_layers) if name == "layer" else value > 0:
+            found[name] = value
+    return found
+
+
+def tune_command(lm: "LM", method: str) -> str:
+    """Return what to type to tune a method for a model."""
+    return f"engram tune {lm.name} --data FILE{'' if method == 'rome' else f' --method {method}'}"
+
+
+def _in_words(numbers: Numbers) -> str:
+    """Return "Layer 1 and clamp 0.5"."""
+    parts = [f"{name} {value:g}" for name, value in numbers.items()]
+    text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return text[0].upper() + text[1:]
+
+
+def published_clamp(lm: "LM") -> float | int:
+    """Return the clamp that belongs to a model with the published settings: its own, what its config names, or 4."""
+    published = PUBLISHED["rome"].get(known(lm), {})
+    return (dict(_named(lm, "rome")) | dict(published)).get("clamp", PUBLISHED_CLAMP)
 
 
 def rome_layer(lm: "LM", layer: int | None) -> tuple[int, tuple[str, ...]]:
-    """Return ROME's layer: published, else a third of the depth, where GPT-2's published layers lie.
+    """Return ROME's layer, and where it comes from when the user gave none.
 
     Raises:
         SettingError: out of range.
     """
-    return chosen_layer(lm, layer, ROME_LAYERS, otherwise=lm.n_layers // 3, rule="a third of the depth, as in GPT-2")
-
-
-def rome_clamp(lm: "LM", usual: float) -> float:
-    """Return the bound of ‖δ‖ over ‖v₀‖: 3 for GPT-2 Medium, as published; what a config names; or `usual`."""
-    if known(lm) == MEDIUM:
-        return 3.0
-    found = getattr(lm.config, "engram_edit_clamp", None)
-    return float(found) if isinstance(found, int | float) and found > 0 else usual
+    choice = chosen(lm, "rome", layer=layer)
+    return choice.layer, choice.notes

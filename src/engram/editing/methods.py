@@ -43,6 +43,15 @@ class Separate(Protocol):
         ...
 
 
+@runtime_checkable
+class Settled(Protocol):
+    """A method some of whose numbers depend on the model unless they are given."""
+
+    def settled(self, lm: "LM") -> tuple[Method, tuple[str, ...]]:
+        """Return the method with all its numbers, and sentences about where those come from that were not given."""
+        ...
+
+
 METHODS: dict[str, type[Any]] = {"ft": FT, "ft-l": FTL, "rome": ROME}
 """Methods by name."""
 

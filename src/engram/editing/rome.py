@@ -18,7 +18,7 @@ from torch import Tensor
 from engram.editing.contexts import sample_contexts
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
-from engram.editing.layers import rome_clamp, rome_layer
+from engram.editing.layers import Choice, chosen, published_clamp
 from engram.editing.prompts import TOKENS, Row, essence_row, padded, require_target, rows_for
 from engram.editing.statistics import statistics_for
 from engram.editing.targets import mode_of, without_subject
@@ -81,7 +81,8 @@ class ROME(Shown):
     """Rank-one model editing; call it with a model and facts.
 
     Args:
-        layer: the layer to edit; the published one for known models, else a third of the depth.
+        layer: the layer to edit; what was tuned for the model (`engram tune`), what was published for it, what its
+            config names, or a rule, when not given.
         preset: `"rrome"` (the published code with the same key everywhere), `"code"` or `"paper"`.
         token: at which token to write; the subject's last one unless you want to compare (`engram sweep`).
         contexts: templates with one `{}` put in front of prompts; written by the model itself when not given.
@@ -95,7 +96,8 @@ class ROME(Shown):
         stop: loss below which a fact is done.
         kl: weight of the essence term.
         decay: weight of the penalty on δ.
-        clamp: bound of ‖δ‖ as a multiple of ‖v₀‖.
+        clamp: bound of ‖δ‖ as a multiple of ‖v₀‖; found as the layer is when not given. The presets `code` and
+            `paper` keep the published one.
         facts_per_batch: how many facts are optimised at once: bounds memory. More only helps on a GPU.
         plain: run the whole network at every step; for comparison.
 
@@ -142,12 +144,28 @@ class ROME(Shown):
         solution = self._solve(lm, facts, progress)
         return [solution.edit([i]) for i in range(len(facts))]
 
+    def settled(self, lm: "LM") -> "tuple[ROME, tuple[str, ...]]":
+        """Return the method with the layer and clamp that it uses on a model, and where they come from.
+
+        Raises:
+            SettingError: the layer is out of range.
+        """
+        choice = self._choice(lm)
+        return replace(self, layer=choice.layer, clamp=choice.numbers["clamp"]), choice.notes
+
+    def _choice(self, lm: "LM") -> Choice:
+        clamp = self.clamp
+        if clamp is None and self.preset != "rrome":  # the others stand for what was published
+            clamp = published_clamp(lm) if self.preset == "code" else PRESETS[self.preset].descent.clamp
+        return chosen(lm, "rome", layer=self.layer, clamp=clamp)
+
     def _solve(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> "_Solution":
         """Find the keys and values of all facts."""
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
-        layer, notes = rome_layer(lm, self.layer)
+        choice = self._choice(lm)
+        layer, notes, how = choice.layer, choice.notes, self._descent(choice)
         wrap = wrap_for(lm, chat=self.chat)
-        rule, how = PRESETS[self.preset], self._descent(lm)
+        rule = PRESETS[self.preset]
         # A bad fact or context is found before anything takes long.
         rows_by_fact = [
             rows_for(lm, i, f, ["{}"], wrap, target=_target(f, m))
@@ -170,12 +188,10 @@ class ROME(Shown):
         )
         return _Solution(lm, layer, [solved[i] for i in range(len(facts))], counted, rule.bare_key, origin)
 
-    def _descent(self, lm: "LM") -> Descent:
-        descent = PRESETS[self.preset].descent
-        if self.preset != "paper":
-            descent = replace(descent, clamp=rome_clamp(lm, descent.clamp))
-        own = {n: getattr(self, n) for n in ("steps", "lr", "stop", "kl", "decay", "clamp")}
-        return replace(descent, **{name: value for name, value in own.items() if value is not None})
+    def _descent(self, choice: Choice) -> Descent:
+        own = {name: getattr(self, name) for name in ("steps", "lr", "stop", "kl", "decay")}
+        given = {name: value for name, value in own.items() if value is not None}
+        return replace(PRESETS[self.preset].descent, clamp=choice.numbers["clamp"], **given)
 
     def _settings(self, layer: int, how: Descent, counted: KeyStatistics) -> dict[str, Any]:
         moment = counted[layer]

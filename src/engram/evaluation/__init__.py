@@ -6,6 +6,7 @@ from engram.evaluation.report import Cell, Report, Run
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.scoring import score_case, score_cases
 from engram.evaluation.sweep import Advice, Place, Sweep, advise, sweep
+from engram.evaluation.tuning import tune
 from engram.evaluation.verdicts import COLUMNS, Column, verdict
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "score_case",
     "score_cases",
     "sweep",
+    "tune",
     "verdict",
 ]

@@ -1,6 +1,7 @@
 """One edit per case: methods by name, `none` among them, with what no fact changes done once."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,15 +12,17 @@ from torch import Tensor
 from engram.editing import METHODS, ROME, Edit, Method, method_named
 from engram.editing.contexts import sample_contexts
 from engram.editing.layers import rome_layer
-from engram.editing.methods import Separate
+from engram.editing.methods import Separate, Settled
 from engram.editing.rome import PRESETS
-from engram.editing.statistics import statistics_for
+from engram.editing.statistics import built_in_corpus, statistics_for
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
-from engram.stats import KeyStatistics, Progress
+from engram.stats import KeyStatistics, Progress, open_corpus, statistics
 
 if TYPE_CHECKING:
     from engram.models import LM
+
+logger = logging.getLogger(__name__)
 
 NONE = "none"
 """The method that leaves the model as it is."""
@@ -79,11 +82,43 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
     """
     if not isinstance(method, ROME):
         return method
-    layer, _ = rome_layer(lm, method.layer)
+    made, _ = method.settled(lm)
+    layer, contexts = rome_layer(lm, made.layer)[0], _contexts(lm, made)
+    counted = statistics_for(lm, layer, made.covariance, made.corpus, seed=made.seed, progress=progress)
+    return replace(made, contexts=contexts, covariance=counted, corpus=None)
+
+
+def shared_by_layers(lm: "LM", method: ROME, layers: Sequence[int], *, progress: Progress | None = None) -> ROME:
+    """Return ROME with contexts, and with the key statistics of many layers from one pass where none are given."""
+    counted = method.covariance
+    if counted is None:
+        source = built_in_corpus(lm) if method.corpus is None else open_corpus(method.corpus)
+        counted = statistics(lm, layers, source, seed=method.seed, progress=progress)
+    return replace(method, contexts=_contexts(lm, method), covariance=counted, corpus=None)
+
+
+def _contexts(lm: "LM", method: ROME) -> tuple[str, ...]:
     rule = PRESETS[method.preset]
-    contexts = method.contexts or sample_contexts(lm, rule.lengths, seed=method.seed, bare=rule.bare)
-    counted = statistics_for(lm, layer, method.covariance, method.corpus, seed=method.seed, progress=progress)
-    return replace(method, layer=layer, contexts=tuple(contexts), covariance=counted, corpus=None)
+    return tuple(method.contexts or sample_contexts(lm, rule.lengths, seed=method.seed, bare=rule.bare))
+
+
+def settled(lm: "LM", method: Method) -> tuple[Method, tuple[str, ...]]:
+    """Return the method with the numbers that it uses on a model, and where these come from (also logged)."""
+    made, notes = method.settled(lm) if isinstance(method, Settled) else (method, ())
+    for note in notes:
+        logger.info(note)
+    return made, notes
+
+
+def with_numbers(method: Method, numbers: Mapping[str, Any]) -> Method:
+    """Return a method of ours with some settings changed.
+
+    Raises:
+        SettingError: the method is no dataclass.
+    """
+    if not is_dataclass(method) or isinstance(method, type):
+        raise SettingError(f"{type(method).__name__} is no dataclass of its settings.")
+    return replace(method, **numbers)
 
 
 def edits_of(lm: "LM", facts: Sequence[Fact], method: Method) -> Sequence[Edit | None]:

@@ -18,8 +18,9 @@ from engram.datasets import Dataset
 from engram.datasets import load as load_data
 from engram.datasets.dataset import groups
 from engram.editing import METHODS, Method
+from engram.editing.tuned import tuned
 from engram.errors import DataError, SettingError, did_you_mean
-from engram.evaluation.editors import Unedited, in_chat, method_of, prepared
+from engram.evaluation.editors import Unedited, in_chat, method_of, prepared, settled
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.records import circumstances, record_of, settings_of
 from engram.evaluation.report import Report, Run
@@ -94,12 +95,13 @@ def evaluate(
     """
     dataset = dataset_of(data)
     how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
-    chosen = method_of(method, _seeded(method, settings, seed))
+    chosen, notes = settled(lm, method_of(method, _seeded(method, settings, seed)))
     if chat or how.chat or getattr(chosen, "chat", False):
         wrap_for(lm, chat=True)  # a model without a template is refused before anything runs
         how, chosen = replace(how, chat=True), in_chat(chosen)
     task = _Task(lm, dataset, chosen, how, out, tfidf, _checked(protocol, batch, engine), batch, progress)
-    return task.sequential(checkpoints) if protocol == "sequential" else task.single()
+    report = task.sequential(checkpoints) if protocol == "sequential" else task.single()
+    return replace(report, notes=(*notes, *seen_in_tuning(lm, report)))
 
 
 def _checked(protocol: str, batch: int, engine: str | Engine) -> Engine:
@@ -259,6 +261,24 @@ def _references(dataset: Dataset, scoring: Scoring, tfidf: str | Path | None) ->
     if tfidf is not None:
         return References.published(tfidf)
     return References.fitted(text for case in dataset.everything() for text in case.references)
+
+
+def seen_in_tuning(lm: "LM", report: Report) -> tuple[str, ...]:
+    """Return a sentence where a run's numbers were tuned on some of its own records."""
+    run = report.runs[-1]
+    how = run.settings["method"]
+    found = tuned(lm, how["name"])
+    if found is None or found.digest != run.settings["data"]["digest"]:
+        return ()
+    if any(how.get(name) != value for name, value in found.best.settings.items()):
+        return ()
+    same = {str(record["id"]) for record in run.records}.intersection(found.cases)
+    if not same:
+        return ()
+    return (
+        f"{len(same)} of these {len(run.records)} records were used to tune the method; leave them out of a table "
+        f"that compares it (skip={len(found.cases)}, --skip {len(found.cases)}).",
+    )
 
 
 def _report(

@@ -6,7 +6,7 @@ number between its natural bounds; tables multiply by 100 where the paper does.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -108,3 +108,25 @@ def harmonic_interval(columns: Float[np.ndarray, "case column"]) -> tuple[float,
     gradient = score**2 / (len(means) * means**2)
     variance = float(gradient @ np.cov(columns, rowvar=False) @ gradient) / len(columns)
     return score, Z95 * math.sqrt(max(0.0, variance))
+
+
+def relative_score(columns: Float[np.ndarray, "case 4"]) -> float:
+    """Return S against the unedited model, from columns ES, PS, NS and the unedited model's NS.
+
+    The harmonic mean of mean ES, mean PS and min(1, mean NS / mean NS unedited): an edit can at best leave the
+    neighborhood as it was, and a model whose own NS is 75 % is not blamed for the rest. Plain S is lower.
+    """
+    es, ps, ns, unedited = (float(mean) for mean in columns.mean(axis=0))
+    return harmonic_mean([es, ps, 1.0 if unedited == 0 else min(1.0, ns / unedited)])
+
+
+def jackknife(
+    function: Callable[[Float[np.ndarray, "case column"]], float], columns: Float[np.ndarray, "case column"]
+) -> tuple[float, float]:
+    """Return a function of all cases and half the width of its 95 % interval; the width is NaN for a single case."""
+    n = len(columns)
+    if n < 2:
+        return function(columns), math.nan
+    without = np.array([function(np.delete(columns, i, axis=0)) for i in range(n)])
+    variance = (n - 1) / n * float(np.square(without - without.mean()).sum())
+    return function(columns), Z95 * math.sqrt(variance)

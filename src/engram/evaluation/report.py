@@ -173,9 +173,11 @@ class Report(Shown):
 
     Args:
         runs: the rows of the table.
+        notes: sentences for the user (where a method's numbers come from).
     """
 
     runs: Sequence[Run]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folders: Sequence[str | Path]) -> "Report":

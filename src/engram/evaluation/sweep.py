@@ -18,6 +18,7 @@ from engram.evaluation import tables
 from engram.evaluation.editors import method_of
 from engram.evaluation.evaluate import Data, dataset_of, evaluate
 from engram.evaluation.report import Cell, Run
+from engram.evaluation.verdicts import COLUMNS
 from engram.locate import AverageTrace
 from engram.showing import Shown, frame
 from engram.stats import open_corpus, statistics
@@ -244,10 +245,12 @@ def _count_keys_once(lm: "LM", layers: Sequence[int], settings: dict[str, Any]) 
 
 
 def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "rome") -> Advice:
-    """Recommend a layer to edit, from a sweep and, where there is one, an average trace beside it.
+    """Recommend a layer to edit, from a sweep; what an average trace says is told beside it.
 
-    The sweep decides, because it measures what edits do. Layers whose S is within the best one's 95 % interval are
-    as good as it; among them the one with the largest traced effect at the last subject token is taken.
+    The sweep decides, because it measures what edits do: the layer with the largest traced effect need not be the best
+    one to edit (docs/reading-a-trace.md). Layers whose S is within the best one's 95 % interval are as good as it;
+    among them the one is taken that leaves most of the other facts of the subject, or of the neighborhood where there
+    are none.
 
     Args:
         swept: a sweep at the subject's last token.
@@ -258,7 +261,8 @@ def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "ro
         SettingError: the sweep has no S for that method.
     """
     best = swept.best("S", method=method)
-    cells = {p.layer: c for p, c in swept.cells("S").items() if (p.method, p.token) == (best.method, best.token)}
+    places = {p.layer: p for p in swept.cells("S") if (p.method, p.token) == (best.method, best.token)}
+    cells = {layer: swept.cells("S")[place] for layer, place in places.items()}
     top = cells[best.layer]
     margin = 0.0 if np.isnan(top.half_width) else top.half_width
     equal = sorted(layer for layer, cell in cells.items() if cell.value >= top.value - margin)
@@ -267,28 +271,33 @@ def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "ro
     ]
     layer = best.layer
     if len(equal) > 1:
-        reasons.append(f"Layers {', '.join(map(str, equal))} are within its interval, so the sweep cannot part them.")
+        reasons.append(f"Layers {', '.join(map(str, equal))} are within its interval, so S cannot part them.")
+        for key in ("kept", "unchanged"):
+            left = {at: cell for at in equal if (cell := swept.runs[places[at]].cell(key)) is not None}
+            if len(left) == len(equal):
+                layer = max(equal, key=lambda at: (left[at].value, cells[at].value, -at))
+                reasons.append(f"Of these, layer {layer} leaves most as it was ({COLUMNS[key].label} {left[layer]}).")
+                break
+    reasons.append(_traced(trace, layer))
+    return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+
+
+def _traced(trace: AverageTrace | None, layer: int) -> str:
+    """Say what a trace shows, which decides nothing."""
     if trace is None:
-        reasons.append("No trace was given; the sweep alone decides.")
-        return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+        return "No trace was given; the sweep alone decides."
     site = "mlp" if "mlp" in trace.effects else next(iter(trace.effects))
     effects = trace.effects[site].get(_EARLY_SITE)
     if effects is None:
-        reasons.append(f"The trace has no effects at the {_EARLY_SITE}; the sweep alone decides.")
-        return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+        return f"The trace has no effects at the {_EARLY_SITE}; the sweep alone decides."
     peak = int(np.argmax(effects.mean))
-    layer = max(equal, key=lambda at: (effects.mean[at], -at))
-    reasons.append(
-        f"Traced over {trace.count} facts, the {site} effect at the {_EARLY_SITE} peaks at layer {peak} "
-        f"({effects.mean[peak]:.3f}) and is {effects.mean[layer]:.3f} at layer {layer}."
-    )
     verdict = (
-        "agree"
-        if peak in equal
-        else "do not point at the same layer: a site that matters is not always the best to edit"
+        "the same layer" if peak == layer else "another layer: where a fact is recalled is not always best to edit"
     )
-    reasons.append(f"Trace and sweep {verdict}; layer {layer} is recommended.")
-    return Advice(layer=layer, score=cells[layer].value, reasons=tuple(reasons))
+    return (
+        f"Traced over {trace.count} facts, the {site} effect at the {_EARLY_SITE} peaks at layer {peak} "
+        f"({effects.mean[peak]:.3f}), {verdict}. The sweep decides."
+    )
 
 
 def write_sweep(swept: Sweep, folder: Path) -> None:
