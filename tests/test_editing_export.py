@@ -1,5 +1,7 @@
 """Exports: plain peft and plain transformers load them and say the same as Engram."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ import torch
 from families import golden_tokenizer, tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edits import random_edit, unchanged, weights_of
+from edits import DATA, random_edit, unchanged, weights_of
 from engram.editing import Dense, Edit
 from engram.errors import EditError, EditMismatch, SettingError
-from engram.models import LM
+from engram.models import LM, load
+from engram.models.loading import MINI
 
 peft = pytest.importorskip("peft", reason="the export for peft is checked with peft itself: pip install peft")
 
@@ -58,6 +61,28 @@ def test_plain_transformers_loads_the_edited_model(family: str, tmp_path: Path) 
     edit.apply_(lm)
     with torch.no_grad():
         assert torch.allclose(model(ids(lm)).logits, lm.forward(ids(lm)), atol=tolerance.of_logits(lm))
+
+
+def test_an_adapter_names_the_base_that_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def base(name: str, folder: str) -> str:
+        adapter = replace(random_edit(tiny("gpt2")), model=name).export("peft", tmp_path / folder)
+        return json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+    monkeypatch.chdir(DATA)
+    assert base("mini", "a") == str(MINI)
+    assert base("golden_model", "b") == str((DATA / "golden_model").resolve())
+    assert base("gpt2-xl", "c") == "gpt2-xl"
+
+
+def test_plain_peft_finds_a_local_base_by_itself(tmp_path: Path) -> None:
+    lm = load(DATA / "golden_model", device="cpu")
+    edit = random_edit(lm)
+    edit.export("peft", tmp_path / "lora")
+    with edit.applied(lm), torch.no_grad():
+        wanted = lm.forward(ids(lm))
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "lora").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids(lm)).logits, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_exports_that_cannot_be_made_say_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every family behind the same names: layout, sites, hooks, running from the middle, scoring."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tolerance
@@ -182,3 +183,20 @@ def test_a_config_without_sizes_is_refused_by_name() -> None:
     model.config = SimpleNamespace(model_type="gpt2", n_embd=32, n_layer=4)
     with pytest.raises(UnsupportedModel, match="n_heads"):
         LM(model, golden_tokenizer())
+
+
+def test_the_cache_has_the_name_that_the_model_wants() -> None:
+    model = tiny_model("gpt2")
+    plain = LM(model, golden_tokenizer()).next_tokens("Ann lives in the city of", k=3)
+    renamed, before = LM(tiny_model("gpt2"), golden_tokenizer()), tiny_model("gpt2").forward
+    caches: list[object] = []
+
+    def forward(input_ids: Any = None, cache: Any = None, **options: Any) -> Any:  # as from transformers 5.24 on
+        caches.append(cache)
+        return before(input_ids, past_key_values=cache, **options)
+
+    renamed.model.forward = forward
+    assert renamed.next_tokens("Ann lives in the city of", k=3) == plain
+    full = prefill(renamed, renamed.encode("Ann lives").ids)
+    assert full.prefix.length == renamed.encode("Ann lives").ids.shape[1]
+    assert any(cache is not None for cache in caches)

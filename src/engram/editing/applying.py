@@ -17,7 +17,7 @@ from engram.editing.edit import Edit
 from engram.editing.updates import Update, side_path
 from engram.errors import EditError, EditMismatch, NumericalError
 from engram.models.hooks import on_projection
-from engram.models.layouts import is_conv1d
+from engram.models.linear import is_conv1d, is_quantised, parameter_shape, passes_gradients
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -57,9 +57,11 @@ def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
         module = lm.model.get_submodule(path)
     except AttributeError:
         module = None
-    if module is None or not isinstance(getattr(module, leaf, None), nn.Parameter):
+    kept = getattr(module, leaf, None)
+    quantised = module is not None and is_quantised(module) and (leaf == "weight" or kept is not None)
+    if module is None or not (quantised or isinstance(kept, nn.Parameter)):
         raise EditMismatch(f"The edit changes {name!r}, which {lm.name} does not have. Was it made for this model?")
-    if not (isinstance(module, nn.Linear) or is_conv1d(module)) or leaf not in ("weight", "bias"):
+    if not (quantised or isinstance(module, nn.Linear) or is_conv1d(module)) or leaf not in ("weight", "bias"):
         raise EditError(f"{name!r} is no weight or bias of a linear module ({type(module).__name__}); edits need one.")
     return module, leaf
 
@@ -73,7 +75,7 @@ def require_fit(lm: "LM", edit: Edit) -> None:
         )
     for name, update in edit.updates.items():
         module, leaf = projection(lm, name)
-        shape = tuple(getattr(module, leaf).shape)
+        shape = parameter_shape(module, leaf)
         if shape != update.shape:
             raise EditMismatch(f"The edit changes {name!r} of shape {update.shape}; in {lm.name} it has {shape}.")
 
@@ -159,9 +161,10 @@ def parameter(lm: "LM", name: str, doing: str) -> Tensor:
     """Return a weight that is in memory.
 
     Raises:
-        EditError: accelerate keeps it elsewhere; `doing` says for what it was needed.
+        EditError: it is quantised, or accelerate keeps it elsewhere; `doing` says for what it was needed.
     """
     module, leaf = projection(lm, name)
+    require_plain(lm, name, doing)
     weight: Tensor = getattr(module, leaf).data
     if weight.device.type == "meta":
         raise EditError(
@@ -169,3 +172,33 @@ def parameter(lm: "LM", name: str, doing: str) -> Tensor:
             f"beside the weights, or load the model without offloading."
         )
     return weight
+
+
+def require_plain(lm: "LM", name: str, doing: str) -> None:
+    """Check that numbers can be added to a weight.
+
+    Raises:
+        EditError: it is quantised; `doing` says for what it was needed.
+    """
+    module, _ = projection(lm, name)
+    if is_quantised(module):
+        raise EditError(
+            f"{name!r} is quantised ({type(module).__name__}): nothing can be added to its codes, which rules out "
+            f"{doing}. Use a ROME edit and `with edit.applied(lm):`, which works beside the weights, or load the model "
+            f"without quantisation."
+        )
+
+
+def require_gradients(lm: "LM") -> None:
+    """Check that gradients pass all layers.
+
+    Raises:
+        EditError: quantised modules stop them.
+    """
+    kinds = {type(module): module for module in lm.model.modules() if is_quantised(module)}
+    for kind, module in kinds.items():
+        if not passes_gradients(module, lm.device, lm.dtype):
+            raise EditError(
+                f"{lm.name} is quantised with modules that gradients do not pass ({kind.__module__}.{kind.__name__}), "
+                f"and edits are found by gradients. Load it without quantisation, or with one made for training."
+            )

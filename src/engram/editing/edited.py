@@ -26,6 +26,7 @@ from torch import Tensor
 
 from engram.editing.applying import apply_, parameter, require_fit, revert_
 from engram.editing.edit import Edit
+from engram.editing.export import write_model
 from engram.errors import EditError, EditMismatch, first_line
 from engram.showing import Shown
 
@@ -99,8 +100,7 @@ def save_edited(lm: "LM", edits: Sequence[Edit], folder: str | Path, *, replace:
         for edit in edits:
             apply_(lm, edit)
             applied.append(edit)
-        lm.model.save_pretrained(temporary)
-        lm.tokenizer.save_pretrained(temporary)
+        write_model(lm, temporary)
         if edits:
             _remember(lm, edits, originals, temporary / MEMORY)
         temporary.chmod(0o755)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from engram.editing.applying import Overwritten, parameter
 from engram.editing.edit import Edit
 from engram.editing.updates import LowRank, Update
-from engram.errors import EditError, SettingError, did_you_mean
+from engram.errors import EditError, SettingError, did_you_mean, first_line
+from engram.models.loading import MINI
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -80,7 +81,7 @@ def _peft(edit: Edit, folder: Path) -> None:
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": edit.model,
+        "base_model_name_or_path": _base(edit.model),
         "r": rank,
         "lora_alpha": rank,
         "rank_pattern": ranks,
@@ -94,6 +95,12 @@ def _peft(edit: Edit, folder: Path) -> None:
     }
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def _base(name: str) -> str:
+    """Return what plain transformers loads: a folder's own path, also for the built-in model, else the name."""
+    folder = MINI if name == "mini" else Path(name)
+    return str(folder.resolve()) if (folder / "config.json").is_file() else name
 
 
 def _factors(edit: Edit, module: str) -> tuple[Tensor, Tensor]:
@@ -123,5 +130,17 @@ def _hf(edit: Edit, folder: Path, lm: "LM") -> None:
         for alias, tensor in state.items():  # tied weights stay tied
             if tensor.data_ptr() == weight.data_ptr() and tensor.shape == weight.shape:
                 state[alias] = changed
-    lm.model.save_pretrained(folder, state_dict=state)
-    lm.tokenizer.save_pretrained(folder)
+    write_model(lm, folder, state)
+
+
+def write_model(lm: "LM", folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write what plain transformers loads: the model, with other weights where `state` gives them, and the tokenizer.
+
+    Raises:
+        EditError: the model is of a kind that cannot be written.
+    """
+    try:
+        lm.model.save_pretrained(folder, state_dict=state)
+        lm.tokenizer.save_pretrained(folder)
+    except (ValueError, NotImplementedError) as error:  # a quantised model that transformers does not write
+        raise EditError(f"{lm.name} cannot be written as a model folder: {first_line(error)}") from error

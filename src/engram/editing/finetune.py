@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram.editing.applying import require_gradients, require_plain
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.layers import PUBLISHED_RATE, Choice, chosen
 from engram.editing.prompts import Row, padded, require_target, rows_for
@@ -75,6 +76,8 @@ class FT(Shown):
     def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
         """Make one Edit of all facts; see `engram.edit` for the errors."""
         choice = self._choice(lm)
+        require_plain(lm, lm.mlp_out_name(choice.layer), "fine-tuning")
+        require_gradients(lm)
         for note in choice.notes:
             logger.info(note)
         wrap = wrap_for(lm, chat=self.chat)

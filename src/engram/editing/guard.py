@@ -22,6 +22,7 @@ from engram.editing.applying import projection
 from engram.editing.edit import Edit, FactRecord
 from engram.errors import EditRefused, NumericalError, SettingError
 from engram.models.generation import Generation, generate_batch
+from engram.models.linear import is_quantised, weight_norm
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -213,8 +214,11 @@ def relative_norm(lm: "LM", edit: Edit, name: str) -> float:
     Infinite where the parameter is zero; 0 where it is offloaded and cannot be read.
     """
     module, leaf = projection(lm, name)
-    weight: Tensor = getattr(module, leaf).data
     change = edit.norm(name)
+    if is_quantised(module) and leaf == "weight":
+        size = weight_norm(module, lm.device, lm.dtype)
+        return change / size if size else math.inf
+    weight: Tensor = getattr(module, leaf).data
     if change == 0 or weight.device.type == "meta":
         return 0.0
     size = float(weight.float().norm())

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram.editing.applying import require_gradients
 from engram.editing.contexts import sample_contexts
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
@@ -161,6 +162,7 @@ class ROME(Shown):
 
     def _solve(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> "_Solution":
         """Find the keys and values of all facts."""
+        require_gradients(lm)
         modes: list[Mode] = [mode_of(fact, self) for fact in facts]
         choice = self._choice(lm)
         layer, notes, how = choice.layer, choice.notes, self._descent(choice)

@@ -12,7 +12,7 @@ from engram.editing.edit import Edit
 from engram.editing.updates import LowRank, Update, side_path
 from engram.errors import EditError
 from engram.models.hooks import on_projection
-from engram.models.layouts import is_conv1d
+from engram.models.linear import is_conv1d
 
 if TYPE_CHECKING:
     from engram.models import LM

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from nltk.tokenize import TreebankWordTokenizer
 
 Pairs = Float[np.ndarray, "_ 2"]
 """Mean NLL of the new and of the true target after each prompt (no axis name: fields of one case differ in length)."""
@@ -48,6 +47,8 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 def words(text: str) -> list[str]:
     """Split a text into words as the Penn Treebank does (NLTK's tokenizer, which needs no download)."""
+    from nltk.tokenize import TreebankWordTokenizer  # slow import, only here
+
     return TreebankWordTokenizer().tokenize(text)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from engram.errors import DataError
 
@@ -24,6 +23,8 @@ class References:
     @classmethod
     def fitted(cls, texts: Iterable[str]) -> "References | None":
         """Fit on texts; `None` where there are none."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # slow import, only where it is needed
+
         documents = sorted(set(texts))
         return cls(TfidfVectorizer().fit(documents)) if documents else None
 
@@ -34,6 +35,8 @@ class References:
         Raises:
             DataError: one of them is missing or broken.
         """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         place = Path(folder)
         try:
             vocabulary = json.loads((place / "tfidf_vocab.json").read_text(encoding="utf-8"))

@@ -172,7 +172,7 @@ def draw(
         seed: for `seeded`.
         second: of the `published` draws, those that the published code's second pass gets.
     """
-    shape = (samples, tokens, int(lm.embed.weight.shape[1]))
+    shape = (samples, tokens, int(lm.embed.embedding_dim))
     if draws == "published":
         random = np.random.RandomState(1)
         both = (2, *shape)
@@ -192,7 +192,7 @@ def draw(
 @torch.no_grad()
 def _spread(lm: "LM") -> Float[Tensor, "d_embed d_embed"]:
     """Return the symmetric square root of the covariance of the vocabulary's embeddings, float64."""
-    d_embed = int(lm.embed.weight.shape[1])
+    d_embed = int(lm.embed.embedding_dim)
     total, moment = torch.zeros(d_embed, dtype=torch.float64), torch.zeros(d_embed, d_embed, dtype=torch.float64)
     for ids in torch.arange(lm.vocab_size).split(4096):
         rows = lm.embed(ids.unsqueeze(0).to(lm.device))[0].double().cpu()

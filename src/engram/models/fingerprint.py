@@ -6,6 +6,8 @@ import json
 import torch
 from torch import Tensor, nn
 
+from engram.models.linear import codes, is_quantised
+
 SAMPLES = 4096
 """Elements hashed per parameter, evenly spread; any change of a whole matrix (every edit is one) shows in them."""
 
@@ -13,7 +15,8 @@ SAMPLES = 4096
 def fingerprint_of(model: nn.Module) -> str:
     """Hash the names, shapes and a spread sample of all parameters, rounded to bf16.
 
-    Rounding makes fp32 and bf16 copies equal. Offloaded weights (accelerate) are read from where they lie.
+    Rounding makes fp32 and bf16 copies equal. Offloaded weights (accelerate) are read from where they lie; of quantised
+    modules the codes are hashed.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_weights(model).items()):
@@ -26,12 +29,12 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = dict(model.named_parameters())
     for module_name, module in model.named_modules():
         stored = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-        if stored is None:
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in module.named_parameters(recurse=False) if stored is not None else ():
             full = f"{module_name}.{name}" if module_name else name
             if parameter.device.type == "meta":
                 weights[full] = stored[name]
+        if is_quantised(module):  # some keep their codes in buffers, or nowhere that PyTorch lists
+            weights |= {f"{module_name}.{name}": value for name, value in codes(module).items()}
     for name in _tied(model):  # offloading gives a weight that is used twice two names
         weights.pop(name, None)
     return weights

@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from engram.errors import UnsupportedModel
+from engram.models.linear import features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +127,11 @@ def detect_layout(model: nn.Module) -> Layout:
 
 
 def _out_features(module: nn.Module) -> int | None:
-    weight = getattr(module, "weight", None)
-    if weight is None or weight.ndim != 2:
-        return None
-    return int(weight.shape[1] if is_conv1d(module) else weight.shape[0])
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Say whether a projection stores its weight as [in, out] (GPT-2's Conv1D) rather than [out, in] (Linear)."""
-    return type(module).__name__ == "Conv1D"
+    sizes = features(module)
+    if sizes is not None:
+        return sizes[1]
+    weight: Any = getattr(module, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def _refuse(model: nn.Module, config: Any, family: str) -> None:

@@ -17,7 +17,8 @@ from engram.models.encoding import Encoded, Side, encode, require_offsets
 from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate, next_tokens
 from engram.models.hooks import Site, contiguous_input, fused_activations
-from engram.models.layouts import Layout, find_layout, is_conv1d
+from engram.models.layouts import Layout, find_layout
+from engram.models.linear import features, is_conv1d
 from engram.models.scoring import score
 
 _SIZES = {
@@ -77,13 +78,14 @@ class LM:
     @cached_property
     def d_mlp(self) -> int:
         """Size of a key: the width of the MLP's output projection's input."""
-        weight = self.mlp_out(0).weight
-        return int(weight.shape[0] if self.weight_is_transposed else weight.shape[1])
+        module = self.mlp_out(0)
+        sizes = features(module)
+        return sizes[0] if sizes is not None else int(module.weight.shape[1])
 
     @property
     def vocab_size(self) -> int:
         """Number of rows of the token embedding."""
-        return int(self.embed.weight.shape[0])
+        return int(getattr(self.embed, "num_embeddings", None) or self.embed.weight.shape[0])
 
     @property
     def max_positions(self) -> int | None:
@@ -103,8 +105,11 @@ class LM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
-        return self.embed.weight.dtype
+        """The floating-point type of the weights (of those that are no codes, in a quantised model)."""
+        first = self.embed.weight.dtype
+        if first.is_floating_point:
+            return first
+        return next((p.dtype for p in self.model.parameters() if p.dtype.is_floating_point), torch.float32)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -240,7 +245,8 @@ class LM:
         cache: Cache | None,
         keep: int | Tensor,
     ) -> Tensor:
-        options: dict[str, Any] = {"use_cache": cache is not None, "past_key_values": cache}
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        options["cache" if "cache" in self._accepts else "past_key_values"] = cache  # renamed in transformers 5.24
         if mask is not None:
             options["attention_mask"] = mask.to(self.device)
             if "position_ids" in self._accepts:
