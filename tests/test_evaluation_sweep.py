@@ -50,7 +50,8 @@ def test_a_sweep_tries_every_layer_and_token_and_goes_on_where_it_was(tmp_path: 
         "ft-layer01",
         "ft-layer03",
     }
-    assert said[-1] == ("done", 6, 6)
+    assert said[-1] == ("sweeping", 6, 6)
+    assert {what for what, _, _ in said} == {"sweeping", *names}
     different = {str(run.scored[0]["scores"]["rewrite"]) for run in swept.runs.values()}
     assert len(different) == 6  # every place is another edit
     assert run().plain() == swept.plain()

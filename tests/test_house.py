@@ -23,6 +23,7 @@ LAYERS = {
     "_version": 0,
     "errors": 0,
     "showing": 1,
+    "progress": 1,
     "facts": 2,
     "kinds": 3,
     "plots": 3,

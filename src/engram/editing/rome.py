@@ -8,7 +8,6 @@ values and cached prefixes, and each step of the search for v* runs only what δ
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,15 +20,16 @@ from engram.editing.edit import Edit, FactRecord, Mode, Origin
 from engram.editing.forwarding import FirstPass, first_pass
 from engram.editing.layers import Choice, chosen, published_clamp
 from engram.editing.prompts import TOKENS, Row, essence_row, padded, require_target, rows_for
-from engram.editing.statistics import statistics_for
+from engram.editing.statistics import Given, Text, statistics_for
 from engram.editing.targets import mode_of, without_subject
 from engram.editing.updates import LowRank
 from engram.editing.values import Aim, Descent, Found, descend
 from engram.errors import NumericalError, SettingError, did_you_mean
 from engram.facts import Fact
 from engram.models.chat import Wrap, wrap_for
+from engram.progress import Progress
 from engram.showing import Shown
-from engram.stats import Corpus, KeyStatistics, Progress
+from engram.stats import KeyStatistics
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -87,8 +87,11 @@ class ROME(Shown):
         preset: `"rrome"` (the published code with the same key everywhere), `"code"` or `"paper"`.
         token: at which token to write; the subject's last one unless you want to compare (`engram sweep`).
         contexts: templates with one `{}` put in front of prompts; written by the model itself when not given.
-        covariance: key statistics, or the matrix E[k kᵀ] itself; counted (and cached) when not given.
+        covariance: key statistics, the matrix E[k kᵀ] itself (or several by layer), or a folder that
+            `KeyStatistics.save` or `engram stats --out` wrote; from the cache or counted when not given.
         corpus: text to count them on; see `engram.stats.open_corpus`.
+        tokens: how many tokens of it to count; more from the cache serve as well. See
+            `engram.stats.counting.Counting` when not given.
         mode: insert, modify or erase; by whether a fact names its original when not given.
         chat: wrap prompts with the tokenizer's chat template.
         seed: for contexts, statistics and erasing.
@@ -110,8 +113,9 @@ class ROME(Shown):
     preset: Literal["code", "paper", "rrome"] | str = "rrome"
     token: Literal["subject_first", "subject_middle", "subject_last", "last"] | str = "subject_last"
     contexts: Sequence[str] | None = None
-    covariance: KeyStatistics | Tensor | None = None
-    corpus: Corpus | str | Path | Sequence[str] | None = None
+    covariance: Given | None = None
+    corpus: Text | None = None
+    tokens: int | None = None
     mode: Mode | None = None
     chat: bool = False
     seed: int = 0
@@ -129,7 +133,7 @@ class ROME(Shown):
             raise SettingError(f"There is no preset {self.preset!r}. {did_you_mean(self.preset, PRESETS)}")
         if self.token not in TOKENS:
             raise SettingError(f"There is no token {self.token!r}. {did_you_mean(self.token, TOKENS)}")
-        for name in ("steps", "lr", "clamp", "facts_per_batch"):
+        for name in ("tokens", "steps", "lr", "clamp", "facts_per_batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingError(f"{name}={value}; it must be positive.")
@@ -174,7 +178,11 @@ class ROME(Shown):
             for i, (f, m) in enumerate(zip(facts, modes, strict=True))
         ]
         contexts = tuple(self.contexts or sample_contexts(lm, rule.lengths, seed=self.seed, bare=rule.bare))
-        counted = statistics_for(lm, layer, self.covariance, self.corpus, seed=self.seed, progress=progress)
+        counted = statistics_for(
+            lm, layer, self.covariance, self.corpus, tokens=self.tokens, seed=self.seed, progress=progress
+        )
+        if counted.remark:
+            notes += (counted.remark,)
         if counted.ridge(layer):
             notes += (f"The key statistics are singular; a ridge of {counted.ridge(layer):g} was added.",)
         for note in notes:

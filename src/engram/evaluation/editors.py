@@ -14,10 +14,11 @@ from engram.editing.contexts import sample_contexts
 from engram.editing.layers import rome_layer
 from engram.editing.methods import Separate, Settled
 from engram.editing.rome import PRESETS
-from engram.editing.statistics import built_in_corpus, statistics_for
+from engram.editing.statistics import statistics_for
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
-from engram.stats import KeyStatistics, Progress, open_corpus, statistics
+from engram.progress import Progress
+from engram.stats import KeyStatistics
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -75,6 +76,39 @@ def described(method: Method) -> dict[str, Any]:
     return {"name": name, **{f.name: _plain(getattr(method, f.name)) for f in fields(method)}}
 
 
+def counted(
+    lm: "LM", method: Method, *, before: Mapping[str, Any] | None = None, progress: Progress | None = None
+) -> Method:
+    """Return the method with its key statistics, which every edit then uses and a run's settings name.
+
+    Args:
+        lm: the model.
+        method: any method; only ROME needs statistics.
+        before: the method as an interrupted run's settings describe it: the same count is then taken, even where the
+            cache has come to have a larger one.
+        progress: told about tokens counted.
+
+    Raises:
+        SettingError: there is no text to count, and nothing in the cache.
+    """
+    if not isinstance(method, ROME):
+        return method
+    layer = rome_layer(lm, method.layer)[0]
+    tokens = method.tokens or _tokens_of(before or {}, layer)
+    found = statistics_for(
+        lm, layer, method.covariance, method.corpus, tokens=tokens, seed=method.seed, progress=progress
+    )
+    return replace(method, covariance=found, corpus=None, tokens=None)
+
+
+def _tokens_of(method: Mapping[str, Any], layer: int) -> int | None:
+    """Return how many tokens a run's settings name, if they do."""
+    covariance = method.get("covariance")
+    tokens = covariance.get("tokens") if isinstance(covariance, Mapping) else None
+    found = tokens.get(str(layer)) if isinstance(tokens, Mapping) else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> Method:
     """Return the method with all that no fact changes already found: ROME's contexts and key statistics.
 
@@ -83,18 +117,16 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
     if not isinstance(method, ROME):
         return method
     made, _ = method.settled(lm)
-    layer, contexts = rome_layer(lm, made.layer)[0], _contexts(lm, made)
-    counted = statistics_for(lm, layer, made.covariance, made.corpus, seed=made.seed, progress=progress)
-    return replace(made, contexts=contexts, covariance=counted, corpus=None)
+    ready = counted(lm, made, progress=progress)
+    return replace(ready, contexts=_contexts(lm, made))
 
 
 def shared_by_layers(lm: "LM", method: ROME, layers: Sequence[int], *, progress: Progress | None = None) -> ROME:
     """Return ROME with contexts, and with the key statistics of many layers from one pass where none are given."""
-    counted = method.covariance
-    if counted is None:
-        source = built_in_corpus(lm) if method.corpus is None else open_corpus(method.corpus)
-        counted = statistics(lm, layers, source, seed=method.seed, progress=progress)
-    return replace(method, contexts=_contexts(lm, method), covariance=counted, corpus=None)
+    found = statistics_for(
+        lm, layers, method.covariance, method.corpus, tokens=method.tokens, seed=method.seed, progress=progress
+    )
+    return replace(method, contexts=_contexts(lm, method), covariance=found, corpus=None, tokens=None)
 
 
 def _contexts(lm: "LM", method: ROME) -> tuple[str, ...]:
@@ -140,7 +172,7 @@ def _plain(value: Any) -> Any:
         case Path():
             return str(value)
         case KeyStatistics():
-            return {"corpus": value.corpus, "layers": sorted(value.layers)}
+            return {"corpus": value.corpus, "tokens": {str(n): value[n].tokens for n in sorted(value.layers)}}
         case Tensor():
             return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
         case Mapping():

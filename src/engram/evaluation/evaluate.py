@@ -20,9 +20,9 @@ from engram.datasets.dataset import groups
 from engram.editing import METHODS, Method
 from engram.editing.tuned import tuned
 from engram.errors import DataError, SettingError, did_you_mean
-from engram.evaluation.editors import Unedited, in_chat, method_of, prepared, settled
+from engram.evaluation.editors import Unedited, counted, in_chat, method_of, prepared, settled
 from engram.evaluation.measuring import Scoring
-from engram.evaluation.records import circumstances, record_of, settings_of
+from engram.evaluation.records import circumstances, record_of, recorded_method, settings_of
 from engram.evaluation.report import Report, Run
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.sequential import CHECKPOINTS, evaluate_sequentially
@@ -30,6 +30,7 @@ from engram.evaluation.texts import References
 from engram.evaluation.work import CaseWorker, Job, Portable
 from engram.facts import Case
 from engram.models.chat import wrap_for
+from engram.progress import AnyProgress, Doing, Progress, named, progress_for
 from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+CASES = Doing("editing and scoring", unit="cases")
 Data = Dataset | str | Path | Iterable[Case]
 PROTOCOLS = ("sequential", "single")
 
@@ -58,7 +59,7 @@ def evaluate(
     chat: bool = False,
     checkpoints: Sequence[int] = CHECKPOINTS,
     engine: str | Engine = "local",
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     **settings: Any,
 ) -> Report:
     """Edit every case, score it, undo it; or, with the protocol "sequential", leave the edits in the model.
@@ -81,7 +82,8 @@ def evaluate(
         chat: ask every prompt, and edit, within the tokenizer's chat template; so is a method that has `chat` set.
         checkpoints: after how many edits earlier ones are scored again (sequential only); the last edit is always one.
         engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
-        progress: called with (done, total) cases.
+        progress: told what is being done, how much is done, and how much there is; or a function of (done, total)
+            cases. The log when not given.
         **settings: the method's settings, when it is given by name.
 
     Returns:
@@ -99,7 +101,9 @@ def evaluate(
     if chat or how.chat or getattr(chosen, "chat", False):
         wrap_for(lm, chat=True)  # a model without a template is refused before anything runs
         how, chosen = replace(how, chat=True), in_chat(chosen)
-    task = _Task(lm, dataset, chosen, how, out, tfidf, _checked(protocol, batch, engine), batch, progress)
+    place, tell = _checked(protocol, batch, engine), progress_for(progress, CASES)
+    ready = counted(lm, chosen, before=recorded_method(out), progress=tell)
+    task = _Task(lm, dataset, ready, how, out, tfidf, place, batch, tell)
     report = task.sequential(checkpoints) if protocol == "sequential" else task.single()
     return replace(report, notes=(*notes, *seen_in_tuning(lm, report)))
 
@@ -127,7 +131,7 @@ class _Task:
     tfidf: str | Path | None
     engine: Engine
     batch: int
-    progress: Progress | None
+    progress: Progress
 
     def single(self) -> Report:
         """Undo each edit before the next."""
@@ -150,7 +154,7 @@ class _Task:
                 references=_references(self.dataset, self.scoring, self.tfidf),
                 checkpoints=checkpoints,
                 folder=None if self.out is None else Path(self.out),
-                progress=self.progress,
+                progress=named(self.progress, CASES),
             )
             return _report(self.dataset, self.out, unedited, before, wanted, after)
 
@@ -179,7 +183,7 @@ def _single(task: _Task, before: Store, after: Store, references: References | N
     batches = list(groups(task.dataset, task.batch))
     total = sum(len(cases) for cases in batches)
     finished = sum(case.id in after for cases in batches for case in cases)
-    report = task.progress or (lambda _done, _total: None)
+    report = named(task.progress, CASES)
     report(finished, total)
     if finished == total:
         return

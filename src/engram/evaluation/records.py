@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,14 @@ import torch
 from engram._version import __version__
 from engram.datasets import Dataset
 from engram.editing import Method
+from engram.errors import RunError
 from engram.evaluation.editors import described
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.texts import References
 from engram.evaluation.verdicts import verdict
 from engram.evaluation.work import Done
 from engram.facts import Case
+from engram.runs import read_run
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -39,6 +42,15 @@ def settings_of(
         "scoring": scoring.describe(),
         **more,
     }
+
+
+def recorded_method(folder: str | Path | None) -> Mapping[str, Any]:
+    """Return the method's settings of the run that a folder holds; nothing where it holds none."""
+    try:
+        method = {} if folder is None else read_run(Path(folder))["settings"]["method"]
+    except (RunError, KeyError, TypeError):  # the run itself says what is wrong with its folder
+        return {}
+    return method if isinstance(method, Mapping) else {}
 
 
 def circumstances() -> dict[str, Any]:

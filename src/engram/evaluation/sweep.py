@@ -2,8 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from engram.editing import METHODS, ROME
 from engram.editing.prompts import TOKENS
-from engram.editing.statistics import built_in_corpus
+from engram.editing.statistics import statistics_for
 from engram.errors import SettingError, did_you_mean
 from engram.evaluation import tables
 from engram.evaluation.editors import method_of
@@ -20,8 +19,8 @@ from engram.evaluation.evaluate import Data, dataset_of, evaluate
 from engram.evaluation.report import Cell, Run
 from engram.evaluation.verdicts import COLUMNS
 from engram.locate import AverageTrace
+from engram.progress import Doing, Progress, named, progress_for
 from engram.showing import Shown, frame
-from engram.stats import open_corpus, statistics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,7 +170,7 @@ def sweep(
     layers: Sequence[int] | None = None,
     tokens: Sequence[str] = (SUBJECT_LAST,),
     out: str | Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Sweep:
@@ -185,31 +184,31 @@ def sweep(
         tokens: token positions to try, for methods that have a choice: subject_first, subject_middle, subject_last,
             last.
         out: a folder that gets one run folder per place; an interrupted sweep goes on where it was.
-        progress: called with what is being done, how many places are done, and how many there are.
+        progress: told what is being done, how much of it is done, and how much there is: keys counted, places tried,
+            cases at a place. The log when not given.
         settings: further settings by method name.
         **options: what else `evaluate` takes, such as batch, generate or engine.
 
     Raises:
         SettingError: an unknown method or token, or a layer that the model does not have.
     """
-    dataset = dataset_of(data)
+    dataset, tell = dataset_of(data), progress_for(progress)
     chosen = list(range(lm.n_layers)) if layers is None else sorted(set(layers))
     places = list(_places(lm, methods, chosen, tokens))
     extra = {name: dict((settings or {}).get(name, {})) for name in methods}
     if "rome" in methods:
-        _count_keys_once(lm, chosen, extra["rome"])
+        _count_keys_once(lm, chosen, extra["rome"], tell)
     runs: dict[Place, Run] = {}
     for done, place in enumerate(places):
-        if progress is not None:
-            progress(place.name, done, len(places))
+        tell(Doing("sweeping", unit="places"), done, len(places))
         token = {"token": place.token} if place.token else {}
         method = method_of(place.method, {**extra[place.method], "layer": place.layer, **token})
         folder = None if out is None else Path(out) / place.name
         how: dict[str, Any] = {"generate": False, **options}
-        report = evaluate(lm, dataset, method=method, out=folder, **how)
+        cases = Doing(place.name, unit="cases")
+        report = evaluate(lm, dataset, method=method, out=folder, progress=named(tell, cases), **how)
         runs[place] = report.runs[-1]
-    if progress is not None:
-        progress("done", len(places), len(places))
+    tell(Doing("sweeping", unit="places"), len(places), len(places))
     return Sweep(lm.name, lm.n_layers, runs)
 
 
@@ -234,14 +233,11 @@ def _places(lm: "LM", methods: Sequence[str], layers: Sequence[int], tokens: Seq
     return places
 
 
-def _count_keys_once(lm: "LM", layers: Sequence[int], settings: dict[str, Any]) -> None:
+def _count_keys_once(lm: "LM", layers: Sequence[int], settings: dict[str, Any], progress: Progress) -> None:
     """Count the keys of all layers in one pass instead of one pass per layer."""
-    if settings.get("covariance") is not None:
-        return
-    corpus = settings.get("corpus")
-    with suppress(SettingError):  # no text at hand: the first edit says so, and how to give one
-        source = built_in_corpus(lm) if corpus is None else open_corpus(corpus)
-        settings["covariance"] = statistics(lm, layers, source, seed=settings.get("seed", ROME.seed))
+    given = settings.get("covariance")
+    corpus, tokens, seed = settings.get("corpus"), settings.get("tokens"), settings.get("seed", ROME.seed)
+    settings["covariance"] = statistics_for(lm, layers, given, corpus, tokens=tokens, seed=seed, progress=progress)
 
 
 def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "rome") -> Advice:

@@ -7,10 +7,15 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engram.errors import DataError, SettingError, first_line
 
+if TYPE_CHECKING:
+    from engram.models import LM
+
+MINI_TOKENS = 100_000
+"""About how much text `mini` writes for its own statistics."""
 BUFFER = 10_000
 """Texts among which the order is shuffled; a file sorted by topic must not decide what an early stop sees."""
 
@@ -69,6 +74,15 @@ def open_corpus(source: "Corpus | str | Path | Iterable[str]", *, column: str = 
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return Corpus(f"{len(texts)} texts", digest.hexdigest()[:16], lambda: iter(texts))
+
+
+def own_corpus(lm: "LM") -> Corpus | None:
+    """Return the text that comes with a model, which only `mini` has."""
+    if lm.name != "mini":
+        return None
+    from engram.mini.text import statistics_text
+
+    return Corpus("mini's own text", f"mini-{MINI_TOKENS}", lambda: statistics_text(tokens=MINI_TOKENS))
 
 
 def _file(path: Path, column: str) -> Corpus:

@@ -1,4 +1,4 @@
-"""`statistics`: second moments of the keys of any layers, in one pass over a corpus, kept in a cache.
+"""Counting: second moments of the keys of any layers, in one pass over a corpus.
 
 The forward pass ends at the last layer needed. Texts are cut into windows, sorted by length within chunks of 32,768
 tokens and run in batches of about 4,096 tokens; memory is one batch plus 8 d_mlp² bytes per layer (once more while a
@@ -6,9 +6,9 @@ checkpoint is written). Results do not depend on the batches beyond rounding.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,24 +16,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engram._version import __version__
 from engram.errors import DataError, SettingError
 from engram.models.hooks import Site, record
-from engram.stats.cache import default_folder, file_for, read, write
-from engram.stats.corpus import Corpus, open_corpus
-from engram.stats.covariance import KeyStatistics, LayerMoment, Precision, RunningMoment, factorised
+from engram.progress import Doing, Progress
+from engram.stats.cache import read, write
+from engram.stats.corpus import Corpus
+from engram.stats.covariance import LayerMoment, Precision, RunningMoment, factorised
 
 if TYPE_CHECKING:
     from engram.models import LM
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much is done, and how much there is (an estimate where that is not known)."""
-
 CHUNK, BATCH, LONGEST, PROBES = 32_768, 4_096, 1_024, 32
-EXPECTED = 50
-"""Tokens per key dimension after which counting usually has converged to 1 %; for the time estimate only."""
+PER_DIMENSION = 20.0
+"""Tokens per key dimension after which counting stops when nothing else was said (docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +38,11 @@ class Counting:
     """How text is counted.
 
     Args:
-        tokens: count exactly so many tokens; otherwise until converged, or to the end of the corpus.
+        tokens: count exactly so many tokens; otherwise until one of the next two says so, or the corpus ends.
+        per_dimension: stop after so many tokens per key dimension (d_mlp); None never.
         tolerance: converged when the update directions C⁻¹k of probe keys changed by less than this (1 - cosine,
-            averaged) while the amount of text doubled, which is also about the error that is left; None reads all.
+            averaged) while the amount of text doubled, which is also about the error that is left; None reads all,
+            whatever `per_dimension` says.
         precision: of the products k kᵀ (`"float32"` or `"float64"`); they are always summed up in fp64. With
             `"float64"` rows are also never padded, which makes the result independent of batches to 1e-14.
         window: longest piece of text in tokens; 1,024 or what the model has when not given.
@@ -54,78 +53,25 @@ class Counting:
     """
 
     tokens: int | None = None
+    per_dimension: float | None = PER_DIMENSION
     tolerance: float | None = 0.01
     precision: Precision = "float32"
     window: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "tolerance", "window"):
+        for name in ("tokens", "per_dimension", "tolerance", "window"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingError(f"{name}={value}; it must be positive.")
         if self.precision not in ("float32", "float64"):
             raise SettingError(f"precision={self.precision!r}; allowed are 'float32' and 'float64'.")
 
-
-def statistics(
-    lm: "LM",
-    layers: int | Sequence[int],
-    corpus: Corpus | str | Path | Iterable[str],
-    *,
-    cache: Path | None = None,
-    save_every: float = 60.0,
-    progress: Progress | None = None,
-    **counting: Any,
-) -> KeyStatistics:
-    """Return the key second moments of some layers over a corpus: from the cache, else counted now.
-
-    A run that is killed goes on where it last saved when it is called again with the same arguments.
-
-    Args:
-        lm: the model.
-        layers: one or more layers; those that are not in the cache are counted in one pass.
-        corpus: see `open_corpus`.
-        cache: folder of the cache; $ENGRAM_CACHE or the user's cache folder when not given.
-        save_every: seconds between checkpoints of an unfinished run.
-        progress: told about tokens counted, and an estimate of how many there will be.
-        **counting: see `Counting`.
-
-    Raises:
-        SettingError: a layer out of range, or a setting that is not allowed.
-        DataError: a corpus without text, or a broken file.
-        NumericalError: a key is NaN or infinite.
-    """
-    wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
-    for layer in wanted:
-        if not 0 <= layer < lm.n_layers:
-            raise SettingError(
-                f"layer={layer}, but {lm.name} has {lm.n_layers} layers, counted 0 to {lm.n_layers - 1}."
-            )
-    try:
-        how = Counting(**counting)
-    except TypeError as error:
-        raise SettingError(f"Statistics have no such setting: {error}.") from error
-    source = open_corpus(corpus)
-    folder = cache or default_folder()
-    keys = {layer: _key(lm, how, source, [layer]) for layer in wanted}
-    found: dict[int, LayerMoment] = {}
-    for layer in wanted:
-        stored = read(file_for(folder, f"layer-{layer}", keys[layer]), keys[layer])
-        if stored is not None and stored[0]["moment"].shape == (lm.d_mlp, lm.d_mlp):
-            found[layer] = LayerMoment(stored[0]["moment"], stored[1]["tokens"], stored[1]["change"])
-    missing = [layer for layer in wanted if layer not in found]
-    if missing:
-        key = _key(lm, how, source, missing)
-        checkpoint = Checkpoint(file_for(folder, "unfinished", key), key, save_every)
-        new = collect(lm, missing, source, how, checkpoint=checkpoint, progress=progress)
-        for layer, moment in new.items():
-            facts = {"tokens": moment.tokens, "change": moment.change}
-            write(file_for(folder, f"layer-{layer}", keys[layer]), keys[layer], {"moment": moment.moment}, facts)
-        with suppress(OSError):
-            checkpoint.path.unlink(missing_ok=True)
-        found.update(new)
-    return KeyStatistics(found, lm.fingerprint, f"{source.name} ({source.digest})")
+    def most(self, size: int) -> int | None:
+        """Return after how many tokens, for keys of a size, counting stops at the latest; `None`: the text decides."""
+        if self.tokens is not None or self.tolerance is None or self.per_dimension is None:
+            return self.tokens
+        return max(1, round(self.per_dimension * size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +129,17 @@ def collect(
 ) -> dict[int, LayerMoment]:
     """Count keys in one pass, without the cache of finished statistics. See `statistics`."""
     count = _resumed(checkpoint, layers, lm, how) or _Count()
-    what = f"key statistics of layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+    most = how.most(lm.d_mlp)
+    what = Doing(
+        f"counting keys of layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}",
+        unit="tokens",
+        about=how.tokens is None,
+    )
     logger.info("%s: %.0f MB for the sums", what, len(layers) * 8 * lm.d_mlp**2 / 1e6)
-    expected = how.tokens or EXPECTED * lm.d_mlp
-    saved = time.monotonic()
+    expected = most or round(PER_DIMENSION * lm.d_mlp)
+    saved, converged = time.monotonic(), False
     try:
-        for chunk in _chunks(_windows(lm, corpus, how), count.windows, how, count.begun):
+        for chunk in _chunks(_windows(lm, corpus, how), count, most):
             if not chunk:
                 break
             for _ in _count_chunk(lm, layers, chunk, count, how):
@@ -197,7 +148,9 @@ def collect(
                 if checkpoint is not None and time.monotonic() - saved >= checkpoint.every:
                     _save(checkpoint, count)
                     saved = time.monotonic()
-            if how.tokens is None and how.tolerance is not None and _converged(count, how.tolerance):
+            if how.tokens is None and how.tolerance is not None:
+                converged = _converged(count, how.tolerance)
+            if converged:
                 break
     except (DataError, KeyboardInterrupt):
         if checkpoint is not None and count.tokens and not count.halfway:
@@ -210,8 +163,9 @@ def collect(
     if progress is not None:
         progress(what, count.tokens, count.tokens)
     exact = torch.float64 if how.precision == "float64" else torch.float32
+    whole = not converged and (most is None or count.tokens < most)
     return {
-        layer: LayerMoment(count.moments[layer].mean().to(exact), count.tokens, count.change.get(layer))
+        layer: LayerMoment(count.moments[layer].mean().to(exact), count.tokens, count.change.get(layer), whole)
         for layer in layers
     }
 
@@ -240,14 +194,15 @@ def _cut(lm: "LM", texts: list[str], size: int) -> Iterator[_Window]:
             yield ids[begin:end], [not s for s in special[begin:end]]
 
 
-def _chunks(windows: Iterator[_Window], skip: int, how: Counting, done: int) -> Iterator[list[_Window]]:
+def _chunks(windows: Iterator[_Window], count: _Count, most: int | None) -> Iterator[list[_Window]]:
     """Group windows, leaving out those that were counted before, up to the wanted number of tokens."""
-    for _ in range(skip):
+    for _ in range(count.windows):
         next(windows, None)
+    size, done = _chunk_size(most), count.begun
     chunk: list[_Window] = []
     tokens = 0
     for ids, counted in windows:
-        room = None if how.tokens is None else how.tokens - done - tokens
+        room = None if most is None else most - done - tokens
         if room is not None and room <= 0:
             break
         if room is not None and sum(counted) > room:
@@ -255,10 +210,15 @@ def _chunks(windows: Iterator[_Window], skip: int, how: Counting, done: int) -> 
             ids, counted = ids[: last + 1], counted[: last + 1]
         chunk.append((ids, counted))
         tokens += sum(counted)
-        if tokens >= CHUNK:
+        if tokens >= size:
             yield chunk
             done, chunk, tokens = done + tokens, [], 0
     yield chunk
+
+
+def _chunk_size(most: int | None) -> int:
+    """Return the largest chunk that goes a power of two times into all there is: the last look then doubles one."""
+    return CHUNK if most is None else math.ceil(most / 2 ** max(1, math.ceil(math.log2(most / CHUNK))))
 
 
 def _count_chunk(lm: "LM", layers: Sequence[int], chunk: list[_Window], count: _Count, how: Counting) -> Iterator[None]:
@@ -319,9 +279,9 @@ def _probe(count: _Count, layer: int, keys: Tensor) -> None:
 
 
 def _converged(count: _Count, tolerance: float) -> bool:
-    """Compare update directions whenever the amount of text has doubled."""
+    """Compare update directions whenever the amount of text has about doubled (chunks end with a window)."""
     size = next(iter(count.moments.values())).total.shape[0]
-    if count.tokens < max(2 * size, 2 * count.checked):
+    if count.tokens < max(2 * size, 1.9 * count.checked):
         return False
     directions: dict[int, Tensor] = {}
     change: dict[int, float] = {}
@@ -338,21 +298,6 @@ def _converged(count: _Count, tolerance: float) -> bool:
     changes = [change.get(layer, float("inf")) for layer in count.moments]
     logger.info("after %d tokens update directions changed by %s", count.tokens, changes)
     return max(changes) < tolerance
-
-
-def _key(lm: "LM", how: Counting, corpus: Corpus, layers: Sequence[int]) -> dict[str, Any]:
-    return {
-        "fingerprint": lm.fingerprint,
-        "layers": list(layers),
-        "corpus": corpus.digest,
-        "tokens": how.tokens,
-        "tolerance": None if how.tokens is not None else how.tolerance,
-        "precision": how.precision,
-        "window": how.window,
-        "seed": how.seed,
-        "dtype": str(lm.dtype),
-        "version": __version__,
-    }
 
 
 _COUNTERS = ("tokens", "windows", "begun", "batches", "checked")

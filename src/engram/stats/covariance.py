@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram.errors import EditMismatch, NumericalError, SettingError
+from engram.errors import DataError, EditMismatch, NumericalError, SettingError
 from engram.showing import Shown
+from engram.stats.files import read_folder, write_folder
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -63,11 +65,13 @@ class LayerMoment(Shown):
         tokens: number of keys that were counted; 0 when given by the user.
         change: how much update directions still changed when counting stopped (1 - cosine between half and all of
             the text, averaged over probe keys); estimates the error that is left. None when it was not measured.
+        whole: whether the corpus has no more text.
     """
 
     moment: Float[Tensor, "d_mlp d_mlp"]
     tokens: int = 0
     change: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,11 +82,13 @@ class KeyStatistics(Shown):
         layers: the moment by layer.
         fingerprint: the model's identity.
         corpus: name and digest of the text.
+        remark: what users should know about where they came from; nothing as a rule.
     """
 
     layers: Mapping[int, LayerMoment]
     fingerprint: str
     corpus: str = "given"
+    remark: str = ""
     _factors: dict[int, tuple[Tensor, float]] = field(default_factory=dict[int, tuple[Tensor, float]], repr=False)
 
     @classmethod
@@ -99,6 +105,50 @@ class KeyStatistics(Shown):
                     f"({lm.d_mlp}, {lm.d_mlp})."
                 )
         return cls({layer: LayerMoment(moment) for layer, moment in moments.items()}, lm.fingerprint)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `statistics.json` and `statistics.safetensors` into a folder, and return the folder.
+
+        Raises:
+            DataError: the folder cannot be written; what was there before stays intact.
+        """
+        layers = {
+            str(layer): {"tokens": m.tokens, "change": m.change, "whole": m.whole} for layer, m in self.layers.items()
+        }
+        moments = {f"layer {layer}": m.moment for layer, m in self.layers.items()}
+        return write_folder(
+            Path(folder), {"fingerprint": self.fingerprint, "corpus": self.corpus, "layers": layers}, moments
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, lm: "LM | None" = None) -> "KeyStatistics":
+        """Read statistics back; nothing is executed (JSON and safetensors only).
+
+        Args:
+            folder: what `save` or `engram stats --out` wrote.
+            lm: check at once that they belong to this model.
+
+        Raises:
+            DataError: missing, truncated, changed, or written by a newer version.
+            EditMismatch: they belong to another model than `lm`.
+        """
+        document, moments = read_folder(Path(folder))
+        try:
+            layers = {
+                int(layer): LayerMoment(
+                    moments[f"layer {layer}"], int(facts["tokens"]), facts["change"], bool(facts["whole"])
+                )
+                for layer, facts in document["layers"].items()
+            }
+            found = cls(layers, str(document["fingerprint"]), str(document["corpus"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"The statistics in {str(folder)!r} are damaged: {error!r}.") from error
+        for layer, moment in layers.items():
+            if moment.moment.ndim != 2 or len(set(moment.moment.shape)) != 1:
+                raise DataError(f"The statistics in {str(folder)!r} are damaged: layer {layer} is no square matrix.")
+        if lm is not None:
+            found.require_fit(lm)
+        return found
 
     def __getitem__(self, layer: int) -> LayerMoment:
         if layer not in self.layers:
