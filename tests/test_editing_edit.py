@@ -1,6 +1,8 @@
 """Edits on models: exactly undone whatever happens, in any order; arithmetic; refusals that leave the weights alone."""
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import tolerance
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edits import random_edit, unchanged, weights_of
-from engram.editing import Dense, Edit, LowRank, Update
+from engram.editing import Dense, Edit, FactRecord, LowRank, Update
 from engram.editing.updates import combined, side_path
 from engram.errors import EditError, EditMismatch, NumericalError
+from engram.facts import Fact
 from engram.models import LM
 
 TEXT = "Ann lives in the city of"
@@ -206,3 +209,46 @@ def test_updates_that_do_not_match_are_refused() -> None:
         LowRank(torch.ones(2, 1), torch.ones(3, 2))
     with pytest.raises(EditError, match="shapes"):
         combined(Dense(torch.ones(2)), Dense(torch.ones(3)))
+
+
+ANN = Fact("Ann", "{} lives in", "Rome")
+
+
+def written(lm: LM, seed: int, *facts: Fact, mode: Literal["erase", "modify"] = "modify") -> Edit:
+    edit = random_edit(lm, seed=seed, size=0.01)
+    records = tuple(FactRecord(fact=fact, mode=mode) for fact in facts)
+    return replace(edit, origins=(replace(edit.origins[0], facts=records),))
+
+
+def test_two_answers_to_one_prompt_are_remarked_on(caplog: pytest.LogCaptureFixture) -> None:
+    lm = own()
+    rome, tokyo = (written(lm, i, ANN.with_target(city)) for i, city in enumerate(("Rome", "Tokyo")))
+    other = written(lm, 2, Fact("Bob", "{} lives in", "Oslo"))
+    says = "after 'Ann lives in' they write 'Rome' and 'Tokyo'"
+    assert not (rome + other).notes and not (rome + rome).notes and not caplog.records
+    both = rome + tokyo
+    assert says in both.notes[0] and says in both.describe()
+    assert says in caplog.text
+    assert not (rome + (-1) * tokyo).notes  # taken away, not written
+    erased = rome + written(lm, 3, ANN, mode="erase")
+    assert "'Rome' and what it would say without knowing" in erased.notes[0]
+
+
+def test_edits_that_act_at_once_are_remarked_on_once(caplog: pytest.LogCaptureFixture) -> None:
+    lm = own()
+    before = weights_of(lm)
+    rome, tokyo = (written(lm, i, ANN.with_target(city)) for i, city in enumerate(("Rome", "Tokyo")))
+    with rome.applied(lm), rome.applied(lm):
+        assert not caplog.records
+    rome.apply_(lm)
+    for _ in range(2):
+        with tokyo.applied(lm):
+            assert len(caplog.records) == 1
+    tokyo.apply_(lm)
+    rome.revert_(lm)
+    assert lm.acting == [tokyo]
+    tokyo.revert_(lm)
+    with tokyo.applied(lm):
+        pass
+    assert (lm.acting, len(caplog.records)) == ([], 1)
+    assert unchanged(lm, before)

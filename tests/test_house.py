@@ -17,27 +17,28 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
 # A part may import parts with a smaller number, and itself. "plots" draws arrays and knows nothing of results, so that
 # results can draw themselves; "runs" keeps results and spreads work without knowing what it is about, so that tracing
-# and evaluation resume in the same way; "showing" shows any value in a few lines; "kinds" is
-# data for any model, "mini" is data beside models.
+# and evaluation resume in the same way; "showing" shows any value in a few lines, and
+# "given" checks what callers hand in; "kinds" is data for any model, "mini" is data beside models.
 LAYERS = {
     "_version": 0,
     "errors": 0,
     "showing": 1,
     "progress": 1,
-    "facts": 2,
-    "kinds": 3,
-    "plots": 3,
-    "runs": 3,
-    "models": 3,
-    "mini": 4,
-    "locate": 5,
-    "stats": 5,
-    "editing": 6,
-    "datasets": 7,
-    "evaluation": 8,
-    "web": 9,
-    "cli": 10,
-    "__main__": 11,
+    "given": 2,
+    "facts": 3,
+    "kinds": 4,
+    "plots": 4,
+    "runs": 4,
+    "models": 4,
+    "mini": 5,
+    "locate": 6,
+    "stats": 6,
+    "editing": 7,
+    "datasets": 8,
+    "evaluation": 9,
+    "web": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 HEAVY = {"torch", "transformers", "sklearn", "scipy", "pandas", "matplotlib", "nltk", "gradio", "ray", "peft"}

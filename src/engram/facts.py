@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from engram.errors import FactError, SettingError, SubjectNotFound, TemplateError
+from engram.given import require
 from engram.showing import Shown
 
 
@@ -24,6 +25,7 @@ class Fact:
     Raises:
         TemplateError: `prompt` does not contain exactly one `{}`.
         FactError: the subject is empty.
+        SettingError: something is no text.
     """
 
     subject: str
@@ -32,6 +34,10 @@ class Fact:
     original: str | None = None
 
     def __post_init__(self) -> None:
+        require(self.subject, str, "subject")
+        require(self.prompt, str, "prompt")
+        require(self.target, (str, type(None)), "target")
+        require(self.original, (str, type(None)), "original")
         if not self.subject.strip():
             raise FactError("The subject is empty. Give the words of the prompt that name what the fact is about.")
         count = self.prompt.count("{}")
@@ -64,6 +70,8 @@ class Fact:
             SubjectNotFound: the subject does not stand in the text; the message suggests the closest words.
             SettingError: there is no such occurrence.
         """
+        require(text, str, "text")
+        require(subject, str, "subject")
         if not text.strip():
             raise FactError("The prompt is empty. Write the beginning of a sentence, such as 'The Space Needle is in'.")
         if not subject.strip():

@@ -42,6 +42,7 @@ def apply(
     from engram.editing.edit import Edit
     from engram.editing.edited import is_edited, recall, save_edited, to_base_
     from engram.editing.guard import guard
+    from engram.editing.words import contradictions
 
     wanted = Edit.load(edit)  # a broken file is found before a model is loaded
     lm = load_model(model, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
@@ -70,6 +71,8 @@ def apply(
         )
         return
     console = out()
+    for remark in contradictions(whole.origins):
+        note(remark)
     console.print(f"[bold]{escape(named(wanted))}[/bold] applied to {escape(model)}", soft_wrap=True)
     for warning in health.warnings:
         console.print(f"  [yellow]! {escape(warning)}[/yellow]", soft_wrap=True)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from engram.editing.edit import Edit
 from engram.editing.updates import Update, side_path
+from engram.editing.words import remark_on
 from engram.errors import EditError, EditMismatch, NumericalError
+from engram.given import require_lm
 from engram.models.hooks import on_projection
 from engram.models.linear import is_conv1d, is_quantised, parameter_shape, passes_gradients
 
@@ -68,6 +70,7 @@ def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
 
 def require_fit(lm: "LM", edit: Edit) -> None:
     """See `Edit.require_fit`."""
+    require_lm(lm)
     if edit.fingerprint != lm.fingerprint:
         raise EditMismatch(
             f"This edit was made for {edit.model} (fingerprint {edit.fingerprint}), but {lm.name} has fingerprint "
@@ -88,7 +91,12 @@ def beside(lm: "LM", edit: Edit) -> Generator[None]:
         for name, update in edit.updates.items():
             module, _ = projection(lm, name)
             stack.enter_context(on_projection(lm, name.rpartition(".")[0], _adding(update, is_conv1d(module))))
-        yield
+        remark_on(edit, lm.acting, lm.remarks)
+        lm.acting.append(edit)
+        try:
+            yield
+        finally:
+            _forget(lm, edit)
 
 
 def _adding(update: Update, transposed: bool) -> Any:
@@ -115,6 +123,8 @@ def apply_(lm: "LM", edit: Edit) -> None:
     }
     wanted = {name: {**entry.updates, edit.digest: edit.updates[name]} for name, entry in entries.items()}
     _write(lm, entries, wanted)
+    remark_on(edit, lm.acting, lm.remarks)
+    lm.acting.append(edit)
 
 
 @torch.no_grad()
@@ -134,6 +144,14 @@ def revert_(lm: "LM", edit: Edit) -> None:
         for name, entry in entries.items()
     }
     _write(lm, entries, wanted)
+    _forget(lm, edit)
+
+
+def _forget(lm: "LM", edit: Edit) -> None:
+    """Take an edit, or a copy of it, from those that act."""
+    same = [acting for acting in lm.acting if acting is edit] or [e for e in lm.acting if e.digest == edit.digest]
+    if same:
+        lm.acting.remove(same[-1])
 
 
 def _write(lm: "LM", entries: dict[str, Overwritten], wanted: dict[str, dict[str, Update]]) -> None:

@@ -14,6 +14,7 @@ from engram.editing.edit import Edit, FactRecord
 from engram.editing.guard import Health, Thresholds, guard, reached
 from engram.editing.probes import cases_for, one_per_fact
 from engram.facts import Case, Fact
+from engram.given import require, require_each
 from engram.models.generation import Generation, generate_batch
 from engram.stats import Progress
 
@@ -163,8 +164,12 @@ def check(
         FactError: there are more or fewer cases than facts in the edit.
         PromptTooLong: a prompt does not fit into the model's positions.
     """
+    require(edit, Edit, "edit")
     edit.require_fit(lm)
     texts = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
+    for name, given in texts.items():
+        require_each(given, str, name)
+    cases = cases if cases is None else require_each(cases, Case, "cases")
     cases = cases_for(lm, edit.facts, **texts) if cases is None else one_per_fact(cases, edit.facts)
     asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]
     questions = [question for group in asked for _, question in group]

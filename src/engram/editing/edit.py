@@ -20,6 +20,7 @@ from engram.editing import words
 from engram.editing.updates import Update, combined
 from engram.errors import EditError, EditMismatch
 from engram.facts import Fact
+from engram.given import require
 from engram.showing import Shown
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ class Edit(Shown):
     # Arithmetic
 
     def __add__(self, other: "Edit") -> "Edit":
+        require(other, Edit, "What is added")
         if other.fingerprint != self.fingerprint:
             raise EditMismatch(
                 f"Edits of two models cannot be added: {self.model} ({self.fingerprint}) and "
@@ -195,9 +197,12 @@ class Edit(Shown):
         updates = dict(self.updates)
         for name, update in other.updates.items():
             updates[name] = combined(updates[name], update) if name in updates else update
-        return replace(self, updates=updates, origins=self.origins + other.origins)
+        whole = replace(self, updates=updates, origins=self.origins + other.origins)
+        words.remark_on(other, [self])
+        return whole
 
     def __mul__(self, factor: float | int) -> "Edit":
+        require(factor, (float, int), "The factor")
         origins = tuple(replace(origin, factor=float(origin.factor * factor)) for origin in self.origins)
         return replace(
             self, updates={name: update.scaled(float(factor)) for name, update in self.updates.items()}, origins=origins

@@ -1,15 +1,17 @@
 """`edit`: facts and a method in, an Edit out; nothing about the model changes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engram.editing.edit import Edit, FactRecord, Origin
-from engram.editing.methods import Method, method_named
+from engram.editing.methods import Method, method_named, require_method
 from engram.editing.targets import already_says, mode_of
+from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
+from engram.given import require, require_each, require_lm
 from engram.stats import Progress
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ def edit(
         FactError: no fact, no target, or a target without tokens.
         NumericalError: NaN or infinity appeared; the step is named.
     """
-    facts = [fact] if isinstance(fact, Fact) else list(fact)
+    require_lm(lm)
+    require_method(method)
+    facts = _facts(fact)
     if not facts:
         raise FactError("No fact was given. Give an engram.Fact, or a list of them.")
     if isinstance(method, str):
@@ -64,12 +68,18 @@ def edit(
     done = made(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
     if verify:
         done = _checked(lm, done, chat)
-    for note in notes:
+    for note in (*notes, *contradictions(done.origins)):
         logger.warning(note)
     if not known:
         return done
     records = tuple(FactRecord(fact=f, mode=mode_of(f, made), text=f.text, stopped="known already") for f in known)
     return replace(done, origins=(*done.origins, Origin(method="none", settings={}, facts=records, notes=notes)))
+
+
+def _facts(given: object) -> list[Fact]:
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        require(given, Fact, "fact")
+    return [given] if isinstance(given, Fact) else require_each(given, Fact, "fact")
 
 
 def _checked(lm: "LM", done: Edit, chat: bool) -> Edit:

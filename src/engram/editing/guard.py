@@ -21,6 +21,7 @@ from engram.editing.answers import Question, ask
 from engram.editing.applying import projection
 from engram.editing.edit import Edit, FactRecord
 from engram.errors import EditRefused, NumericalError, SettingError
+from engram.given import require
 from engram.models.generation import Generation, generate_batch
 from engram.models.linear import is_quantised, weight_norm
 
@@ -141,6 +142,7 @@ def guard(
         EditMismatch: the edit was made for another model.
         SettingError: `held_out` has no text.
     """
+    require(edit, Edit, "edit")
     edit.require_fit(lm)
     source, texts = ("given text", [x for x in held_out if x.strip()]) if held_out is not None else _built_in(lm, edit)
     if not texts:

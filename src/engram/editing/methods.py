@@ -13,6 +13,7 @@ from engram.editing.finetune import FT, FTL
 from engram.editing.rome import ROME
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
+from engram.showing import short
 from engram.stats import Progress
 
 if TYPE_CHECKING:
@@ -54,6 +55,20 @@ class Settled(Protocol):
 
 METHODS: dict[str, type[Any]] = {"ft": FT, "ft-l": FTL, "rome": ROME}
 """Methods by name."""
+
+
+def require_method(method: object) -> None:
+    """Check what a caller gave as method.
+
+    Raises:
+        SettingError: a class in place of a method, or nothing that can be called.
+    """
+    if isinstance(method, type):
+        raise SettingError(f"method is the class {method.__name__} itself; give {method.__name__}() with its settings.")
+    if not (isinstance(method, str) or callable(method)):
+        raise SettingError(
+            f"method must be a name or a method, such as 'rome' or ROME(layer=5); it is {short(method)}."
+        )
 
 
 def method_named(name: str, **settings: Any) -> Method:

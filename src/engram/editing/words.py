@@ -1,5 +1,6 @@
 """What edits say of themselves, and of each other: lines for people, and a remark where two contradict."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ from engram.showing import html_notes, html_table, short
 
 if TYPE_CHECKING:
     from engram.editing.edit import Edit, FactRecord, Origin
+
+logger = logging.getLogger(__name__)
 
 _LISTED, _PROMPT = 5, 80
 
@@ -61,6 +64,23 @@ def contradictions(origins: "Iterable[Origin]") -> tuple[str, ...]:
         for (_, text), answers in written.items()
         if len(answers) > 1
     )
+
+
+def remark_on(edit: "Edit", others: "Iterable[Edit]", said: set[str] | None = None) -> None:
+    """Warn where an edit writes another answer than others that act together with it.
+
+    Args:
+        edit: the one that comes in addition.
+        others: those that are there.
+        said: remarks that were made before, and are not made again; new ones go in.
+    """
+    there = [origin for other in others for origin in other.origins]
+    known = {*contradictions(there), *(said or ())}
+    for remark in contradictions([*there, *edit.origins]):
+        if remark not in known:
+            logger.warning(remark)
+            if said is not None:
+                said.add(remark)
 
 
 def _target(record: "FactRecord") -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from engram.editing import METHODS, ROME, Edit, Method, method_named
 from engram.editing.contexts import sample_contexts
 from engram.editing.layers import rome_layer
-from engram.editing.methods import Separate, Settled
+from engram.editing.methods import Separate, Settled, require_method
 from engram.editing.rome import PRESETS
 from engram.editing.statistics import statistics_for
 from engram.errors import SettingError, did_you_mean
@@ -52,6 +52,7 @@ def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
         if method not in METHODS:
             raise SettingError(f"There is no method {method!r}. {did_you_mean(method, [NONE, *METHODS])}")
         return method_named(method, **settings)
+    require_method(method)
     if settings:
         raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
     return method

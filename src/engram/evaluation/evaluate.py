@@ -29,6 +29,7 @@ from engram.evaluation.sequential import CHECKPOINTS, evaluate_sequentially
 from engram.evaluation.texts import References
 from engram.evaluation.work import CaseWorker, Job, Portable
 from engram.facts import Case
+from engram.given import require_each, require_lm
 from engram.models.chat import wrap_for
 from engram.progress import AnyProgress, Doing, Progress, named, progress_for
 from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
@@ -95,6 +96,7 @@ def evaluate(
         DataError: a broken data file.
         RunError: a run folder of other settings, in use, or a full disk.
     """
+    require_lm(lm)
     dataset = dataset_of(data)
     how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
     chosen, notes = settled(lm, method_of(method, _seeded(method, settings, seed)))
@@ -245,7 +247,7 @@ def dataset_of(data: Data) -> Dataset:
         return data
     if isinstance(data, str | Path):
         return load_data(data)
-    cases = list(data)
+    cases = require_each(data, Case, "data")
     for name, many in Counter(case.id for case in cases).items():
         if many > 1:
             raise DataError(f"{many} cases have the id {name!r}; results are kept by id, so give each case its own.")

@@ -18,6 +18,7 @@ from engram.evaluation.editors import method_of
 from engram.evaluation.evaluate import Data, dataset_of, evaluate
 from engram.evaluation.report import Cell, Run
 from engram.evaluation.verdicts import COLUMNS
+from engram.given import require_each, require_lm
 from engram.locate import AverageTrace
 from engram.progress import Doing, Progress, named, progress_for
 from engram.showing import Shown, frame
@@ -192,8 +193,10 @@ def sweep(
     Raises:
         SettingError: an unknown method or token, or a layer that the model does not have.
     """
+    require_lm(lm)
+    methods, tokens = _several(methods), _several(tokens)
     dataset, tell = dataset_of(data), progress_for(progress)
-    chosen = list(range(lm.n_layers)) if layers is None else sorted(set(layers))
+    chosen = list(range(lm.n_layers)) if layers is None else sorted(set(require_each(layers, int, "layers")))
     places = list(_places(lm, methods, chosen, tokens))
     extra = {name: dict((settings or {}).get(name, {})) for name in methods}
     if "rome" in methods:
@@ -210,6 +213,10 @@ def sweep(
         runs[place] = report.runs[-1]
     tell(Doing("sweeping", unit="places"), len(places), len(places))
     return Sweep(lm.name, lm.n_layers, runs)
+
+
+def _several(names: Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _places(lm: "LM", methods: Sequence[str], layers: Sequence[int], tokens: Sequence[str]) -> Sequence[Place]:

@@ -16,6 +16,7 @@ import torch
 from engram._version import __version__
 from engram.errors import DataError, FactError
 from engram.facts import Case, Fact
+from engram.given import require_each, require_lm
 from engram.locate.groups import GROUPS, token_groups
 from engram.locate.result import CausalTrace
 from engram.locate.settings import TraceOptions, TraceSettings
@@ -236,9 +237,11 @@ def trace_many(
         TokenizerError: `chat` on a model without a chat template.
         NumericalError: NaN or infinity in the model's output.
     """
+    require_lm(lm)
+    given = require_each(facts, (Fact, Case), "facts")
     settings = TraceSettings.of(**options).fitted(lm.n_layers)
     settings.check_window(lm.n_layers)
-    wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in facts)}
+    wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in given)}
     described = {**settings.record(), "model": lm.fingerprint}
     circumstances = {"model": lm.name, "engram": __version__, "torch": torch.__version__, "device": str(lm.device)}
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from engram.errors import SettingError
 from engram.facts import Case, Fact
+from engram.given import require_each
 from engram.locate.averages import AverageTrace, trace_many
 from engram.locate.settings import TraceOptions
 from engram.locate.tracing import Progress
@@ -82,7 +83,7 @@ def compare_severed(
     given = sorted({"sites", "tokens", "severed"} & set(options))
     if given:
         raise SettingError(f"compare_severed decides {', '.join(given)} itself; leave it out.")
-    every = list(facts)
+    every = require_each(facts, (Fact, Case), "facts")
 
     def part(index: int, name: str, **severed: Unpack[TraceOptions]) -> AverageTrace:
         def report(done: int, total: int) -> None:

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import FactError
+from engram.facts import Fact
+from engram.given import require, require_lm
 from engram.locate.climb import Footing, climb_once
 from engram.locate.corruption import Corruption, corrupt
 from engram.locate.memory import limits_of, parse_budget, rows_at_once, samples_at_once
@@ -30,7 +32,6 @@ from engram.models.chat import wrap_for
 from engram.models.continuations import asked, continuation_ids
 
 if TYPE_CHECKING:
-    from engram.facts import Fact
     from engram.models import LM
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 def trace(
     lm: "LM",
-    fact: "Fact",
+    fact: Fact,
     *,
     sites: str | Sequence[str] = SITES,
     window: int | None = None,
@@ -86,6 +87,8 @@ def trace(
         TokenizerError: `chat` on a model without a chat template.
         NumericalError: NaN or infinity in the model's output; the message names the layer.
     """
+    require_lm(lm)
+    require(fact, Fact, "fact")
     options: TraceOptions = {"sites": sites, "window": window, "window_style": window_style, "tokens": tokens}
     options |= {"noise": noise, "samples": samples, "seed": seed, "draws": draws, "severed": severed}
     options |= {"metric": metric, "against": against, "chat": chat, "memory_budget": memory_budget}
@@ -96,7 +99,7 @@ def trace(
 
 @torch.no_grad()
 def trace_with(
-    lm: "LM", fact: "Fact", settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
+    lm: "LM", fact: Fact, settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
 ) -> CausalTrace:
     """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
     settings = settings.fitted(lm.n_layers)
@@ -137,7 +140,7 @@ def trace_with(
     )
 
 
-def _metric(lm: "LM", fact: "Fact", expected: int | None, clean: Clean, settings: TraceSettings) -> tuple[Metric, str]:
+def _metric(lm: "LM", fact: Fact, expected: int | None, clean: Clean, settings: TraceSettings) -> tuple[Metric, str]:
     said = int(clean.logits.argmax())
     predicted = lm.tokens([said])[0]
     if expected is not None and expected != said:

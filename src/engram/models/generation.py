@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from engram.errors import SettingError
+from engram.given import require, require_texts
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -49,6 +50,7 @@ class Generation:
 @torch.no_grad()
 def next_tokens(lm: "LM", prompt: str, *, k: int) -> list[tuple[str, float]]:
     """See `LM.next_tokens`."""
+    require(prompt, str, "prompt")
     logits = lm.forward(lm.encode(prompt).ids, keep=1)[0, -1].float()
     lm.require_finite(logits, "The output")
     top = logits.softmax(-1).topk(min(k, len(logits)))
@@ -57,6 +59,7 @@ def next_tokens(lm: "LM", prompt: str, *, k: int) -> list[tuple[str, float]]:
 
 def generate(lm: "LM", prompts: str | Sequence[str], how: Generation) -> str | list[str]:
     """See `LM.generate`."""
+    require_texts(prompts, "prompts")
     if isinstance(prompts, str):
         return generate_batch(lm, [prompts], how)[0]
     return generate_batch(lm, list(prompts), how)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram.errors import LayerNeverRan, SettingError, did_you_mean
+from engram.given import require, require_each, require_lm
 from engram.showing import Shown, short
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def record(lm: "LM", sites: Iterable[Site], *, stop: bool = False) -> Generator[
     Raises:
         LayerNeverRan: the block ended without an exception, but a site was never reached.
     """
-    wanted = list(sites)
+    require_lm(lm)
+    wanted = require_each(sites, Site, "sites")
     seen = Recording()
 
     def listener(site: Site) -> Change:
@@ -129,6 +131,9 @@ def patch(lm: "LM", changes: Mapping[Site, Change]) -> Generator[None]:
     Raises:
         LayerNeverRan: the block ended without an exception, but a site was never reached.
     """
+    require_lm(lm)
+    require(changes, Mapping, "changes")
+    require_each(list(changes), Site, "changes")
     ran: set[Site] = set()
 
     def noticed(site: Site, change: Change) -> Change:

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from engram.errors import LayerNeverRan, NumericalError, PromptTooLong, UnsupportedModel
 from engram.facts import Fact
+from engram.given import require, require_texts
 from engram.models import checks
 from engram.models.encoding import Encoded, Side, encode, require_offsets
 from engram.models.fingerprint import fingerprint_of
@@ -45,6 +46,7 @@ class LM:
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str | None = None, layout: Layout | None = None
     ) -> None:
+        require(model, nn.Module, "model")
         require_offsets(tokenizer)
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
@@ -55,6 +57,8 @@ class LM:
         self.n_heads = self._size("n_heads")
         self.d_model = self._size("d_model")
         self.overwritten: dict[str, Any] = {}  # by parameter name, what `Edit.apply_` keeps to take edits back
+        self.acting: list[Any] = []  # the edits that act on it now, beside its weights or in them
+        self.remarks: set[str] = set()  # what was said about edits that contradict each other
         checks.validate(self)
 
     def __repr__(self) -> str:
@@ -266,6 +270,7 @@ class LM:
             PromptTooLong: a text has more tokens than the model has positions.
             FactError: a text has no tokens.
         """
+        require_texts(texts, "texts")
         many = [texts] if isinstance(texts, str) else list(texts)
         return encode(self.tokenizer, many, padding_side=padding_side, max_positions=self.max_positions)
 

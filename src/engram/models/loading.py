@@ -15,6 +15,7 @@ from engram.errors import (
     did_you_mean,
     first_line,
 )
+from engram.given import require
 from engram.models.gguf import gguf_file, read_gguf
 from engram.models.lm import LM
 
@@ -65,6 +66,7 @@ def load(
         TokenizerError: no fast tokenizer.
         SettingError: an unknown dtype or device.
     """
+    require(name, (str, Path), "name")
     source = str(MINI) if name == "mini" else str(name)
     file = gguf_file(source)
     place = None if device_map is not None else _device(device)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import FactError
+from engram.given import require_each, require_list, require_texts
 from engram.models.continuations import Continuation, continued
 from engram.models.encoding import left_padded
 from engram.models.resume import Prefilled, prefill
@@ -22,6 +23,7 @@ def score(
     lm: "LM", prompts: str | Sequence[str], continuations: Sequence[str] | Sequence[Sequence[str]], *, batch_size: int
 ) -> Float[Tensor, "batch continuation"]:
     """See `LM.score`."""
+    require_texts(prompts, "prompts")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     wanted = _per_prompt(texts, continuations)
     result = torch.empty(len(texts), len(wanted[0]) if wanted else 0)
@@ -128,12 +130,15 @@ def _beside(columns: list[Scored]) -> Scored:
 
 
 def _per_prompt(texts: list[str], continuations: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    if all(isinstance(c, str) for c in continuations):
-        shared = [str(c) for c in continuations]
+    every = require_list(continuations, str, "continuations")
+    if all(isinstance(c, str) for c in every):
+        shared = [str(c) for c in every]
         if not shared:
             raise FactError("There is nothing to score. Give at least one continuation.")
         return [shared for _ in texts]
-    lists = [list(c) for c in continuations]
+    if any(isinstance(c, str) for c in every):
+        require_each(every, str, "continuations")
+    lists = [require_each(c, str, f"continuations[{i}]") for i, c in enumerate(every)]
     if len(lists) != len(texts) or len({len(c) for c in lists}) > 1:
         raise FactError(
             f"{len(texts)} prompt(s) but {len(lists)} list(s) of continuations, lengths {[len(c) for c in lists][:8]}; "

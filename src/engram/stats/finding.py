@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import SettingError
+from engram.given import require_lm
 from engram.progress import AnyProgress, progress_for
 from engram.stats.cache import ALGORITHM, Kept, default_folder, file_for, kept_counts, remember_model, write
 from engram.stats.corpus import Corpus, open_corpus, own_corpus
@@ -46,6 +47,7 @@ def statistics(
         DataError: a corpus without text, or a broken file.
         NumericalError: a key is NaN or infinite.
     """
+    require_lm(lm)
     wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
     for layer in wanted:
         if not 0 <= layer < lm.n_layers:
