@@ -4,7 +4,7 @@ A `Check` is a value: it draws itself as text and as plain values for JSON.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,10 +167,7 @@ def check(
     require(edit, Edit, "edit")
     edit.require_fit(lm)
     texts = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
-    for name, given in texts.items():
-        require_each(given, str, name)
-    cases = cases if cases is None else require_each(cases, Case, "cases")
-    cases = cases_for(lm, edit.facts, **texts) if cases is None else one_per_fact(cases, edit.facts)
+    cases = _cases(lm, edit, texts) if cases is None else one_per_fact(require_each(cases, Case, "cases"), edit.facts)
     asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]
     questions = [question for group in asked for _, question in group]
     openings = [text for case in cases for text in case.generation]
@@ -194,6 +191,12 @@ def check(
         for record, case, group in zip(edit.records, cases, asked, strict=True)
     )
     return Check(model=lm.name, facts=facts, health=verdict)
+
+
+def _cases(lm: "LM", edit: Edit, texts: Mapping[str, Sequence[str]]) -> Sequence[Case]:
+    for name, given in texts.items():
+        require_each(given, str, name)
+    return cases_for(lm, edit.facts, **texts)
 
 
 def _written(lm: "LM", openings: Sequence[str], how: Generation) -> list[str]:
