@@ -17,7 +17,7 @@ from engram.editing.edit import Edit
 from engram.editing.updates import Update, side_path
 from engram.editing.words import remark_on
 from engram.errors import EditError, EditMismatch, NumericalError
-from engram.given import require_lm
+from engram.given import require, require_lm
 from engram.models.hooks import on_projection
 from engram.models.linear import is_conv1d, is_quantised, parameter_shape, passes_gradients
 
@@ -71,6 +71,7 @@ def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
 def require_fit(lm: "LM", edit: Edit) -> None:
     """See `Edit.require_fit`."""
     require_lm(lm)
+    require(edit, Edit, "edit")
     if edit.fingerprint != lm.fingerprint:
         raise EditMismatch(
             f"This edit was made for {edit.model} (fingerprint {edit.fingerprint}), but {lm.name} has fingerprint "

@@ -10,11 +10,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.editing.answers import BATCH, Answer, Question, ask
+from engram.editing.applying import require_fit
 from engram.editing.edit import Edit, FactRecord
 from engram.editing.guard import Health, Thresholds, guard, reached
 from engram.editing.probes import cases_for, one_per_fact
 from engram.facts import Case, Fact
-from engram.given import require, require_each
+from engram.given import require_each
 from engram.models.generation import Generation, generate_batch
 from engram.stats import Progress
 
@@ -164,8 +165,7 @@ def check(
         FactError: there are more or fewer cases than facts in the edit.
         PromptTooLong: a prompt does not fit into the model's positions.
     """
-    require(edit, Edit, "edit")
-    edit.require_fit(lm)
+    require_fit(lm, edit)
     texts = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
     cases = _cases(lm, edit, texts) if cases is None else one_per_fact(require_each(cases, Case, "cases"), edit.facts)
     asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from engram.editing.answers import Question, ask
-from engram.editing.applying import projection
+from engram.editing.applying import projection, require_fit
 from engram.editing.edit import Edit, FactRecord
 from engram.errors import EditRefused, NumericalError, SettingError
-from engram.given import require
 from engram.models.generation import Generation, generate_batch
 from engram.models.linear import is_quantised, weight_norm
 
@@ -142,8 +141,7 @@ def guard(
         EditMismatch: the edit was made for another model.
         SettingError: `held_out` has no text.
     """
-    require(edit, Edit, "edit")
-    edit.require_fit(lm)
+    require_fit(lm, edit)
     source, texts = ("given text", [x for x in held_out if x.strip()]) if held_out is not None else _built_in(lm, edit)
     if not texts:
         raise SettingError("There is no held-out text. Give at least a few sentences.")
