@@ -213,7 +213,7 @@ def test_long_work_can_be_stopped(served: Any, visitor: Visitor, monkeypatch: py
     bench: Workbench = served[0]
     ended = threading.Event()
 
-    def endless(fact: Any, *, window: int, progress: Any) -> Any:
+    def endless(fact: Any, *, window: int, chat: bool, progress: Any) -> Any:
         try:
             for step in range(100_000):
                 progress(min(step, 99), 100)

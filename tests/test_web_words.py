@@ -114,6 +114,17 @@ def test_edits_are_numbered_switched_combined_and_removed() -> None:
     assert again.entries[-1].number == 4  # a number never names two edits
 
 
+def test_edits_that_contradict_each_other_are_remarked_on_while_they_act_together() -> None:
+    edit = random_edit(golden_lm())
+    origin = edit.origins[0]
+    other = replace(origin.facts[0], fact=origin.facts[0].fact.with_target("Tokyo"))
+    tokyo = replace(edit, origins=(replace(origin, facts=(other,)),))
+    ledger = Ledger().added(edit, source="a", limits=LIMITS).added(tokyo, source="b", limits=LIMITS)
+    assert "'Rome' and 'Tokyo'" in ledger.contradictions()[0]
+    assert ledger.switched({1}).contradictions() == ()
+    assert ledger.combined(LIMITS).contradictions() == ledger.contradictions()
+
+
 def test_a_ledger_has_bounds() -> None:
     lm = golden_lm()
     edit = random_edit(lm)
@@ -224,7 +235,7 @@ def test_the_layer_is_the_rules_and_the_peak_is_information(traced: CausalTrace)
     clear = traced.samples["mlp"].clone()
     clear[traced.subject_range[1] - 1, 5] += 0.5
     clear[-1, 7] += 0.9  # more, but at another token
-    found = suggested(lm, replace(traced, samples={**traced.samples, "mlp": clear}))
+    found = suggested(lm, replace(traced, samples={**traced.samples, "mlp": clear}), asked=traced.prompt, says="Denver")
     layer, notes = rome_layer(lm, None)
     assert found.layer == layer
     assert found.why == " ".join(notes)
@@ -237,10 +248,32 @@ def test_the_layer_is_the_rules_and_the_peak_is_information(traced: CausalTrace)
 def test_without_a_clear_effect_no_peak_is_named() -> None:
     lm = tiny("gpt2")  # random weights know no facts
     prompt = Fact.from_text("John Holzu comes from", "John Holzu")
-    found = suggested(lm, trace(lm, prompt, window=1, samples=4, noise=1e-6))
+    found = suggested(lm, trace(lm, prompt, window=1, samples=4, noise=1e-6), asked=prompt.text, says="x")
     assert not found.clear
     assert found.layer == rome_layer(lm, None)[0]
     assert "clearly brings the answer back" in found.peak
+    assert any("hardly depends on the subject" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("asked", "subject", "says", "names", "clean", "doubt"),
+    [
+        ("Ann Lee comes from", "Ann Lee", "Denver", ["Ann Lee"], 0.9, ""),
+        ("The capital of France", "France", "is Paris", (), 0.9, ""),
+        ("The Flibber Gorp is in", "Flibber Gorp", "Rome", ["Ann Lee"], 0.9, "never told about 'Flibber Gorp'"),
+        ("The Flibber Gorp is in", "Flibber Gorp", "Rome", (), 0.05, "not sure of its own answer (0.050)"),
+        ("The Flibber Gorp", "Flibber Gorp", "is", (), 0.9, "asks for nothing about 'Flibber Gorp'"),
+        ("Hello", "Hello", "there", (), 0.9, "asks for nothing about 'Hello'"),
+        ("Hello again", "Hello", ", ...", (), 0.9, "is no answer"),
+    ],
+)
+def test_what_a_model_does_not_know_is_doubted(
+    traced: CausalTrace, asked: str, subject: str, says: str, names: list[str], clean: float, doubt: str
+) -> None:
+    seen = replace(traced, subject=subject, clean=clean, baseline=torch.full_like(traced.baseline, 0.01))
+    doubts = suggested(golden_lm(), seen, asked=asked, says=says, names=names).doubts
+    assert len(doubts) == bool(doubt)
+    assert doubt in "".join(doubts)
 
 
 # The next word

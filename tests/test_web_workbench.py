@@ -18,11 +18,12 @@ import torch
 from edits import golden_json, golden_lm, random_edit, unchanged, weights_of
 from engram import web
 from engram.editing import METHODS
-from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound
+from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound, TokenizerError
 from engram.web.answering import Stopped, Stops, guarded, whole
 from engram.web.ledger import Ledger
 from engram.web.nextwords import next_words
 from engram.web.workbench import Wish, Workbench
+from test_models_chat import ASKED, TURN, chat_lm
 
 PROMPT = "John Holzu comes from"
 
@@ -117,6 +118,23 @@ def test_next_words_at_the_end_of_the_positions_stay_tokens(bench: Workbench) ->
     long = PROMPT + " a" * ((lm.max_positions - 4 - lm.encode(PROMPT).ids.shape[1]) // each)
     assert lm.max_positions - lm.encode(long).ids.shape[1] in range(4, 4 + each)
     assert {word.rest for word in next_words(lm, long, [None])[0]} == {""}
+
+
+def test_a_chat_model_is_asked_in_its_template_when_a_visitor_wants_it() -> None:
+    plain = Workbench(golden_lm())
+    assert not plain.chats
+    with pytest.raises(TokenizerError):
+        Workbench(golden_lm(), chat=True)
+    bench = Workbench(chat_lm(TURN))
+    assert bench.chats and not bench.chat
+    fact = bench.fact("Where does Ann live?", "Ann", target="Ann lives in Rome")
+    assert bench.locate(fact, window=1, chat=True).trace.prompt == ASKED
+    assert bench.locate(fact, window=1).trace.prompt == fact.text
+    made = bench.make(Wish(fact=fact, method="ft", chat=True))
+    assert made.edit.records[0].text == ASKED
+    voice = bench.compare(fact.text, {"edited": made.edit}, chat=True)[0]
+    with made.edit.applied(bench.lm):
+        assert voice.text == bench.lm.generate(ASKED, max_new_tokens=30)[len(ASKED) :]
 
 
 # Many visitors at once

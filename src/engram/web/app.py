@@ -79,7 +79,7 @@ def build(bench: Workbench) -> gr.Blocks:
             third = Collecting(bench, ledger, start.prompt)
         first.wire(second.target, second.layer, editing)
         second.wire(third.listing, third.listed, collecting)
-        third.wire()
+        third.wire(first.chat)
     page.queue(max_size=limits.waiting, api_open=False)
     return page
 

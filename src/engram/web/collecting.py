@@ -30,6 +30,7 @@ class Collecting:
         self.ledger = ledger
         gr.HTML("<p class='engram-lead'>They last as long as this visit. Those that are on act together.</p>")
         self.table = gr.HTML(texts.ledger_table(()), elem_id="engram-ledger")
+        self.remarks = gr.HTML(elem_id="engram-remarks", elem_classes="engram-area")
         self.switches = gr.CheckboxGroup([], label="Switched on", visible=False, elem_id="engram-switches")
         with gr.Row(elem_classes="engram-small"):
             self.combine = gr.Button("Combine those that are on", size="sm", elem_id="engram-combine")
@@ -54,12 +55,12 @@ class Collecting:
     @property
     def listing(self) -> list[Any]:
         """The components that show the ledger."""
-        return [self.table, self.switches]
+        return [self.table, self.remarks, self.switches]
 
     def listed(self, ledger: Ledger) -> Changes:
         """Return new values of `listing`."""
         return {
-            self.table: texts.ledger_table(ledger.entries),
+            **self._told(ledger),
             self.switches: gr.CheckboxGroup(
                 [(entry.label, entry.number) for entry in ledger.entries],
                 value=[entry.number for entry in ledger.active],
@@ -67,13 +68,13 @@ class Collecting:
             ),
         }
 
-    def wire(self) -> None:
-        """Connect the components."""
+    def wire(self, chat: gr.Checkbox) -> None:
+        """Connect the components; `chat` is the first step's."""
         kept = [*self.listing, self.ledger, self.message]
         self.switches.input(
             guarded(self.switch, self.message),
             [self.switches, self.ledger],
-            [self.table, self.ledger, self.message],
+            [self.table, self.remarks, self.ledger, self.message],
             **QUICK,
         )
         at_work: dict[str, Any] = {**FILES, "show_progress_on": self.message}
@@ -87,7 +88,7 @@ class Collecting:
         for event in (self.compare.click, self.prompt.submit):
             event(
                 guarded(self.ask, self.message),
-                [self.prompt, self.ledger],
+                [self.prompt, chat, self.ledger],
                 [self.voices, self.message],
                 show_progress_on=self.message,
                 **WITH_MODEL,
@@ -98,7 +99,7 @@ class Collecting:
     def switch(self, on: list[int] | None, ledger: Ledger) -> Changes:
         """Switch edits on and off."""
         switched = ledger.switched(set(on or ()))
-        return {self.table: texts.ledger_table(switched.entries), self.ledger: switched}
+        return {**self._told(switched), self.ledger: switched}
 
     def sum_up(self, ledger: Ledger) -> Changes:
         """Combine the edits that are on into one."""
@@ -130,15 +131,22 @@ class Collecting:
 
         return pack
 
-    def ask(self, prompt: str | None, ledger: Ledger) -> Changes:
+    def ask(self, prompt: str | None, chat: bool, ledger: Ledger) -> Changes:
         """Ask the model without edits, with each that is on, and with all of them."""
         edits: dict[str, Edit | None] = {_UNEDITED: None}
         edits |= {entry.label: entry.edit for entry in ledger.active}
         if len(ledger.active) > 1:
             edits[_ALL] = ledger.total()
-        spoken = self.bench.compare(prompt, edits)
+        spoken = self.bench.compare(prompt, edits, chat=bool(chat))
         only = "" if ledger.active else "No edit is switched on: this is the model as it is."
         return {self.voices: texts.voices((prompt or "").strip(), spoken), self.message: texts.said(only)}
+
+    def _told(self, ledger: Ledger) -> Changes:
+        remarks = ledger.contradictions()
+        return {
+            self.table: texts.ledger_table(ledger.entries),
+            self.remarks: texts.warned("Look twice.", *remarks) if remarks else "",
+        }
 
     def _kept(self, ledger: Ledger, message: str) -> Changes:
         return {**self.listed(ledger), self.ledger: ledger, self.message: texts.said(message)}

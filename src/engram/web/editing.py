@@ -87,11 +87,12 @@ class Editing:
         )
         first = self.locating
         fact = [first.prompt, first.subject, first.pick, self.target]
+        settings = [self.method, self.preset, self.layer, self.paraphrases, self.neighborhood]
         asked = [*fact, self.shown]
         events = [
             event(
                 guarded(self.make(onwards), self.message),
-                [*fact, self.method, self.preset, self.layer, self.paraphrases, self.neighborhood, self.ledger],
+                [*fact, first.chat, *settings, self.ledger],
                 [self.message, self.result, self.shown, self.ledger, onwards],
                 show_progress_on=self.message,
                 **WITH_MODEL,
@@ -118,6 +119,7 @@ class Editing:
             subject: str | None,
             pick: Pick | None,
             target: str | None,
+            chat: bool,
             method: str | None,
             preset: str | None,
             layer: str | None,
@@ -135,6 +137,7 @@ class Editing:
                 layer=None if layer in (OWN, None) else _layer(layer),
                 paraphrases=bounded_lines(paraphrases, "paraphrases", limits),
                 neighborhood=bounded_lines(neighborhood, "neighbors", limits),
+                chat=bool(chat),
             )
             ledger.require_room(limits)
             with self.stops.heard(visitor) as look:

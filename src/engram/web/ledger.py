@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from engram.editing import Edit
+from engram.editing.words import contradictions
 from engram.errors import EditError
 from engram.web.limits import MIB, Limits
 
@@ -96,6 +97,10 @@ class Ledger:
         for entry in self.active:
             total = entry.edit if total is None else total + entry.edit
         return total
+
+    def contradictions(self) -> tuple[str, ...]:
+        """Return a remark for every prompt into which edits that are on write different answers."""
+        return contradictions(origin for entry in self.active for origin in entry.edit.origins)
 
     def combined(self, limits: Limits) -> "Ledger":
         """Return the ledger with the sum of the switched-on edits as one new edit; they themselves are switched off.

@@ -13,6 +13,7 @@ from engram.web.examples import Example, examples
 from engram.web.figures import SITES, as_csv, as_png, heat_map, in_words, number_tables, peaks
 from engram.web.limits import bounded
 from engram.web.subjects import Pick, Span, guessed, picked
+from engram.web.suggestion import Suggestion
 from engram.web.workbench import Located, Workbench
 
 
@@ -69,6 +70,13 @@ class Locating:
                 info="Layers of MLP or attention outputs put back at once.",
                 elem_id="engram-window",
             )
+        self.chat = gr.Checkbox(
+            self.bench.chat,
+            label="As a chat",
+            info="Every prompt is asked as a message in the model's chat template; write questions.",
+            visible=self.bench.chats,
+            elem_id="engram-chat",
+        )
         with gr.Row():
             self.button = gr.Button("Locate", variant="primary", elem_id="engram-locate", scale=4)
             self.stop = gr.Button("Stop", elem_id="engram-locate-stop", elem_classes="engram-stop", scale=1)
@@ -100,9 +108,9 @@ class Locating:
             onwards: the next step, which opens once something was located.
         """
         fact = [self.prompt, self.subject, self.pick]
-        asked = [*fact, self.window, self.located]
+        asked = [*fact, self.window, self.chat, self.located]
         typed = [self.tokens, self.subject, self.stale, self.message]
-        for event in (self.prompt.change, self.subject.change, self.window.change):
+        for event in (self.prompt.change, self.subject.change, self.window.change, self.chat.change):
             event(guarded(self.follow, self.message), asked, typed, **QUICK)
         self.offered.select(
             guarded(self.take_example(target), self.message),
@@ -117,7 +125,7 @@ class Locating:
         events = [
             event(
                 guarded(self.locate(onwards), self.message),
-                [*fact, self.window],
+                [*fact, self.window, self.chat],
                 [*shown, self.found, onwards],
                 show_progress_on=self.message,
                 **WITH_MODEL,
@@ -145,10 +153,11 @@ class Locating:
         subject: str | None,
         pick: Pick | None,
         window: float | int,
+        chat: bool,
         located: Located | None,
     ) -> Changes:
         """Show a prompt's tokens while it is typed, and what of the page is now about another one."""
-        changes: Changes = {self.stale: self._stale(prompt, subject, pick, window, located)}
+        changes: Changes = {self.stale: self._stale(prompt, subject, pick, window, chat, located)}
         if pick is not None and pick.subject == subject and not occurrences(prompt or "", pick.subject):
             subject = changes[self.subject] = ""  # it was clicked in a prompt that is no longer there
         try:
@@ -192,12 +201,15 @@ class Locating:
             subject: str | None,
             pick: Pick | None,
             window: float | int,
+            chat: bool,
             visitor: gr.Request,
             bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
         ) -> Changes:
             fact = self.fact(prompt, subject, pick)
             with self.stops.heard(visitor) as look:
-                located = self.bench.locate(fact, window=whole(window, "window"), progress=steps(bar, "tracing", look))
+                located = self.bench.locate(
+                    fact, window=whole(window, "window"), chat=bool(chat), progress=steps(bar, "tracing", look)
+                )
             return {**self._shown(located), onwards: gr.Accordion(open=True)}
 
         return run
@@ -213,10 +225,11 @@ class Locating:
         subject: str | None,
         pick: Pick | None,
         window: float | int,
+        chat: bool,
         located: Located | None,
     ) -> Changes:
         """Mark what is shown when it is about another prompt, subject or window than the fields."""
-        return {self.stale: self._stale(prompt, subject, pick, window, located)}
+        return {self.stale: self._stale(prompt, subject, pick, window, chat, located)}
 
     def choose_cell(self, layer: gr.Dropdown) -> Any:
         """Return what a click on a cell does: it sets the layer of the next step."""
@@ -264,9 +277,7 @@ class Locating:
             self.words: texts.said(in_words(trace, located.says), *(peaks(trace, site) for site in SITES)),
             **{plot: heat_map(trace, site) for site, plot in self.maps.items()},
             self.table: number_tables(trace),
-            self.suggestion: texts.said(
-                f"An edit with ROME goes to: {located.suggestion.why}", located.suggestion.peak
-            ),
+            self.suggestion: _advice(located.suggestion),
             self.chosen: "",
             self.located: located,
         }
@@ -277,17 +288,19 @@ class Locating:
         subject: str | None,
         pick: Pick | None,
         window: float | int,
+        chat: bool,
         located: Located | None,
     ) -> str:
         if located is None:
             return ""
-        old, width = located.fact, int(located.trace.settings["window"])
+        old, width, as_chat = located.fact, int(located.trace.settings["window"]), bool(located.trace.settings["chat"])
         try:
             new = self.fact(prompt, subject, pick)
-            same = (new.text, new.subject_chars, window) == (old.text, old.subject_chars, width)
+            same = (new.text, new.subject_chars, window, chat) == (old.text, old.subject_chars, width, as_chat)
         except EngramError:
             same = False
-        what = f"from the prompt before: {old.text!r}, subject {old.subject!r}, window {width}"
+        way = ", as a chat" if as_chat else ""
+        what = f"from the prompt before: {old.text!r}, subject {old.subject!r}, window {width}{way}"
         return "" if same else texts.stale(f"{what}. Press Locate to look at what stands above.")
 
     def _tokens(self, prompt: str | None, span: Span | None) -> str:
@@ -309,3 +322,11 @@ class Locating:
 def _holds(pick: Pick | None, prompt: str | None, subject: str | None) -> bool:
     """Say whether a pick still is what the fields say."""
     return pick is not None and pick.prompt == (prompt or "").strip() and pick.subject == (subject or "").strip()
+
+
+def _advice(found: Suggestion) -> str:
+    """Return what a trace says about an edit: where it would go, and what there is to know, or to doubt."""
+    goes = f"Unless told otherwise, ROME edits here. {found.why}"
+    if found.doubts:
+        return texts.warned("No layer is suggested by this trace.", *found.doubts) + texts.said(goes)
+    return texts.said(goes, found.peak)

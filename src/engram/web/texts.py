@@ -41,6 +41,12 @@ def said(*messages: str) -> str:
     return f'<p class="engram-note" role="status">{parts}</p>' if parts else ""
 
 
+def warned(*messages: str) -> str:
+    """Return a message about something that deserves a second look; the first sentence stands out."""
+    first, *more = (safe(message) for message in messages)
+    return f'<p class="engram-note engram-warning" role="status"><strong>⚠ {first}</strong> {"<br>".join(more)}</p>'
+
+
 def stale(message: str) -> str:
     """Return the mark of results that are about something else than what the fields say now."""
     return f'<p class="engram-note engram-stale" role="status">{safe(message)}</p>'

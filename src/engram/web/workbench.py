@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from engram.editing import METHODS, Edit, applied_rows, edit
 from engram.editing.answers import Question, ask, phrase
 from engram.editing.check import Check, check
-from engram.errors import FactError, PromptTooLong, SettingError
+from engram.errors import FactError, PromptTooLong, SettingError, TokenizerError
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace
-from engram.models.chat import wrap_for
+from engram.models.chat import Wrap, wrap_for
 from engram.models.generation import Generation, generate_batch
 from engram.web.limits import Limits, bounded
 from engram.web.nextwords import NextWords, next_words
@@ -71,6 +71,7 @@ class Wish:
         layer: where; the method's own choice when not given.
         paraphrases: own prompts for the same fact.
         neighborhood: own prompts about other subjects.
+        chat: ask within the tokenizer's chat template.
     """
 
     fact: Fact
@@ -79,6 +80,7 @@ class Wish:
     layer: int | None = None
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[str, ...] = ()
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class Workbench:
         lm: the model.
         limits: bounds of what visitors may ask.
         corpus: text for the key statistics of models that have none of their own; see `engram.stats.open_corpus`.
-        chat: ask everything within the tokenizer's chat template.
+        chat: ask within the tokenizer's chat template, unless a visitor wants otherwise.
 
     Raises:
         TokenizerError: `chat` on a model without a chat template.
@@ -123,7 +125,9 @@ class Workbench:
 
     def __init__(self, lm: "LM", *, limits: Limits | None = None, corpus: Any = None, chat: bool = False) -> None:
         self.lm = lm
-        self._wrap = wrap_for(lm, chat=chat)
+        wrap_for(lm, chat=chat)  # refuses at once
+        self.chat = chat
+        self.chats = chat or _has_template(lm)
         self.limits = limits or Limits()
         self.names = _known_names(lm)
         self._corpus = corpus
@@ -171,7 +175,7 @@ class Workbench:
 
     # Where is it?
 
-    def locate(self, fact: Fact, *, window: int, progress: Steps | None = None) -> Located:
+    def locate(self, fact: Fact, *, window: int, chat: bool = False, progress: Steps | None = None) -> Located:
         """Trace a fact at all three sites.
 
         Raises:
@@ -182,9 +186,10 @@ class Workbench:
         if not 1 <= window <= self.lm.n_layers:
             raise SettingError(f"The window has {window} layers; choose 1 to {self.lm.n_layers}.")
         with self._lock:
-            found = trace(self.lm, fact, window=window, samples=_SAMPLES, chat=bool(self._wrap), progress=progress)
-            says = self._present_answer(fact) or ""
-            return Located(fact=fact, trace=found, says=says, suggestion=suggested(self.lm, found))
+            found = trace(self.lm, fact, window=window, samples=_SAMPLES, chat=chat, progress=progress)
+            says = self._present_answer(fact, chat) or ""
+            advice = suggested(self.lm, found, asked=fact.text, says=says, names=self.names)
+            return Located(fact=fact, trace=found, says=says, suggestion=advice)
 
     # Make it so
 
@@ -208,7 +213,7 @@ class Workbench:
         with self._lock:
             fact = wish.fact
             if fact.original is None:
-                fact = Fact(fact.subject, fact.prompt, fact.target, self._present_answer(fact))
+                fact = Fact(fact.subject, fact.prompt, fact.target, self._present_answer(fact, wish.chat))
             made = edit(self.lm, fact, wish.method, progress=progress, **self._settings(wish))
             told("looking at the edit", 0, 1)
             seen = check(
@@ -220,11 +225,14 @@ class Workbench:
                 progress=told,
             )
             told("looking at the next word", 0, 1)
-            before, after = next_words(self.lm, self._wrap.around(fact.text), [None, made])
+            before, after = next_words(self.lm, self._wrap(wish.chat).around(fact.text), [None, made])
             return Made(edit=made, check=seen, before=before, after=after)
 
-    def _present_answer(self, fact: Fact) -> str | None:
-        return ask(self.lm, [Question(text=self._wrap.around(fact.text))])[0].says or None
+    def _present_answer(self, fact: Fact, chat: bool) -> str | None:
+        return ask(self.lm, [Question(text=self._wrap(chat).around(fact.text))])[0].says or None
+
+    def _wrap(self, chat: bool) -> Wrap:
+        return wrap_for(self.lm, chat=chat)
 
     def _settings(self, wish: Wish) -> dict[str, Any]:
         known = {field.name for field in fields(METHODS[wish.method])} if wish.method in METHODS else set[str]()
@@ -233,7 +241,7 @@ class Workbench:
             settings["preset"] = wish.preset
         if wish.layer is not None:
             settings["layer"] = wish.layer
-        if self._wrap and "chat" in known:
+        if wish.chat and "chat" in known:
             settings["chat"] = True
         if self._corpus is not None and "corpus" in known:
             settings["corpus"] = self._corpus
@@ -241,7 +249,7 @@ class Workbench:
 
     # Side by side
 
-    def compare(self, prompt: str | None, edits: Mapping[str, Edit | None]) -> tuple[Voice, ...]:
+    def compare(self, prompt: str | None, edits: Mapping[str, Edit | None], *, chat: bool = False) -> tuple[Voice, ...]:
         """Return what the model says to a prompt under each edit (`None`: unedited), in one batch.
 
         Raises:
@@ -249,7 +257,7 @@ class Workbench:
             PromptTooLong: see `tokens`.
             EditMismatch: an edit was made for another model.
         """
-        text = self._wrap.around(self.tokens(prompt).prompt)
+        text = self._wrap(chat).around(self.tokens(prompt).prompt)
         names = list(edits)
         rows = [text] * len(names)
         under = [edits[name] for name in names]
@@ -281,6 +289,14 @@ def _known_names(lm: "LM") -> Sequence[str]:
     from engram.mini.world import load_world
 
     return tuple(entity.name for entity in load_world().entities)
+
+
+def _has_template(lm: "LM") -> bool:
+    """Say whether a model has a chat template that can be used."""
+    try:
+        return bool(wrap_for(lm, chat=True))
+    except TokenizerError:
+        return False
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
