@@ -72,8 +72,7 @@ def evaluate(
         out: a folder for the results. A run that was interrupted is continued; the unedited model's scores go beside
             it (`unedited-...`) and are shared by all runs there. In memory only when not given.
         protocol: "single" undoes each edit; "sequential" piles them up and scores earlier ones again at checkpoints.
-        batch: cases that are edited and scored together, and are lost together when the process is killed; results do
-            not depend on it.
+        batch: cases edited and scored together, and lost together in a kill; results do not depend on it.
         scoring: what is measured, instead of the following four.
         generate: write texts (GE, RS): most of the time.
         held_out: texts whose perplexity is measured under every edit.
@@ -83,8 +82,7 @@ def evaluate(
         chat: ask every prompt, and edit, within the tokenizer's chat template; so is a method that has `chat` set.
         checkpoints: after how many edits earlier ones are scored again (sequential only); the last edit is always one.
         engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
-        progress: told what is being done, how much is done, and how much there is; or a function of (done, total)
-            cases. The log when not given.
+        progress: told what is done, how much, and how much there is; or (done, total) cases; the log when not given.
         **settings: the method's settings, when it is given by name.
 
     Returns:
@@ -100,14 +98,20 @@ def evaluate(
     dataset = dataset_of(data)
     how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
     chosen, notes = settled(lm, method_of(method, _seeded(method, settings, seed)))
-    if chat or how.chat or getattr(chosen, "chat", False):
-        wrap_for(lm, chat=True)  # a model without a template is refused before anything runs
-        how, chosen = replace(how, chat=True), in_chat(chosen)
+    how, chosen = _asked_alike(lm, how, chosen, chat=chat)
     place, tell = _checked(protocol, batch, engine), progress_for(progress, CASES)
     ready = counted(lm, chosen, before=recorded_method(out), progress=tell)
     task = _Task(lm, dataset, ready, how, out, tfidf, place, batch, tell)
     report = task.sequential(checkpoints) if protocol == "sequential" else task.single()
     return replace(report, notes=(*notes, *seen_in_tuning(lm, report)))
+
+
+def _asked_alike(lm: "LM", how: Scoring, method: Method, *, chat: bool) -> tuple[Scoring, Method]:
+    """Ask and edit within the chat template, or neither; a model without one is refused before anything runs."""
+    if not (chat or how.chat or getattr(method, "chat", False)):
+        return how, method
+    wrap_for(lm, chat=True)
+    return replace(how, chat=True), in_chat(method)
 
 
 def _checked(protocol: str, batch: int, engine: str | Engine) -> Engine:
