@@ -22,14 +22,17 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_locates_edits_checks_and_takes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_shows_an_edit_that_follows_its_paraphrases_and_breaks_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main_exits_with(0, "demo", "--out", str(tmp_path / "demo"), "--json")
     result = json.loads(capsys.readouterr().out)
     assert result["trace"]["says"] == "Seattle"
     assert result["trace"]["corrupted"] < 0.5 < result["trace"]["clean"]
     assert (tmp_path / "demo" / "trace.png").read_bytes().startswith(b"\x89PNG")
     assert result["check"]["shares"]["prompt"] == {"ok": 1, "of": 1}
-    assert result["check"]["shares"]["neighbor"]["ok"] > 0
+    assert {"paraphrase", "neighbor", "other fact"} <= set(result["check"]["shares"])
+    assert all(share["ok"] == share["of"] > 0 for share in result["check"]["shares"].values())
     assert result["same_after_loading"]
     assert result["bit_identical_after_revert"]
 

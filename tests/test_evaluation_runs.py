@@ -256,7 +256,7 @@ evaluate(lm, cases, method=Push(), out=sys.argv[3], batch=1, scoring=Scoring(gen
 @pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_case_in_flight(tmp_path: Path, counterfact: Path) -> None:
     records = json.loads(counterfact.read_text(encoding="utf-8"))[:6]
-    many = [{**record, "case_id": f"{turn}-{record['case_id']}"} for turn in range(6) for record in records]
+    many = [{**record, "case_id": f"{turn}-{record['case_id']}"} for turn in range(3) for record in records]
     path = tmp_path / "data.json"
     path.write_text(json.dumps(many), encoding="utf-8")
     run = tmp_path / "runs" / "push"

@@ -62,7 +62,7 @@ def demo(
     if as_json:
         emit_json(result)
     else:
-        note("Next: engram trace --help, engram edit --help, or the ten lines of Python in README.md.")
+        note("Next: engram edit --help, or the ten lines of Python in README.md.")
 
 
 def _located(console: Console, lm: "LM", fact: "Fact", folder: Path, *, as_json: bool) -> dict[str, Any]:
