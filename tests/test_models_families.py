@@ -186,17 +186,16 @@ def test_a_config_without_sizes_is_refused_by_name() -> None:
 
 
 def test_the_cache_has_the_name_that_the_model_wants() -> None:
+    prompt, caches = "Ann lives in the city of", []
     model = tiny_model("gpt2")
-    plain = LM(model, golden_tokenizer()).next_tokens("Ann lives in the city of", k=3)
-    renamed, before = LM(tiny_model("gpt2"), golden_tokenizer()), tiny_model("gpt2").forward
-    caches: list[object] = []
+    plain, before = LM(model, golden_tokenizer()).next_tokens(prompt, k=3), model.forward
 
     def forward(input_ids: Any = None, cache: Any = None, **options: Any) -> Any:  # as from transformers 5.24 on
         caches.append(cache)
         return before(input_ids, past_key_values=cache, **options)
 
-    renamed.model.forward = forward
-    assert renamed.next_tokens("Ann lives in the city of", k=3) == plain
-    full = prefill(renamed, renamed.encode("Ann lives").ids)
-    assert full.prefix.length == renamed.encode("Ann lives").ids.shape[1]
+    model.forward = forward
+    renamed = LM(model, golden_tokenizer())
+    assert [token for token, _ in renamed.next_tokens(prompt, k=3)] == [token for token, _ in plain]
+    assert prefill(renamed, renamed.encode(prompt).ids).prefix.length == renamed.encode(prompt).ids.shape[1]
     assert any(cache is not None for cache in caches)
