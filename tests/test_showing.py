@@ -14,6 +14,7 @@ from edits import golden_lm, random_edit
 from engram.editing import FT, FTL, ROME, Edit, FactRecord
 from engram.editing.edited import Memory
 from engram.editing.rome import PRESETS
+from engram.editing.tuned import Tried, Tuned
 from engram.editing.updates import LowRank
 from engram.errors import SettingError
 from engram.evaluation import Advice, Place, Report, Run, Sweep
@@ -33,6 +34,7 @@ from test_evaluation_report import settings
 from test_locate_averages import FACTS, OPTIONS
 
 HOSTILE = "<script>alert(1)</script>\n" + "very long words " * 100
+UNEDITED = {"ES": 20.0, "PS": 21.0, "NS": 77.0}
 HOSTILE_FACT = Fact(HOSTILE, "{} is in", f"<b>{HOSTILE}", HOSTILE)
 
 
@@ -47,6 +49,14 @@ def many_runs() -> Report:
     keys = ("EM", "PM", "GE", "RS", "efficacy", "paraphrase", "specificity", "unchanged", "kept", "said", "perplexity")
     records = [scored(str(i), 1, 0.5, i / 9, **{key: i / 7 for key in keys}) for i in range(9)]
     return Report([Run(f"a-run-with-a-long-name-{i}", settings("rome"), records) for i in range(30)])
+
+
+def tuned() -> Tuned:
+    tried = Tried(settings={"layer": 1, "clamp": 0.5}, cases=9, score=90.0, half_width=2.0, columns=UNEDITED)
+    names = {"method": "rome", "data": "d", "digest": "d", "model": HOSTILE[:60], "fingerprint": "f", "date": "today"}
+    return Tuned(
+        best=tried, usual=tried, tried=(tried,) * 40, unedited=UNEDITED, cases=("1",) * 99, version="1", **names
+    )
 
 
 def statistics() -> KeyStatistics:
@@ -71,6 +81,7 @@ def examples() -> list[Any]:
         *(found, replace(found, prompt=HOSTILE, answer=HOSTILE, tokens=(HOSTILE,) * len(found.tokens), model="<i>")),
         *(trace_many(lm, FACTS[:2], **OPTIONS), compare_severed(lm, FACTS[:2], window=3, noise=0.25, samples=1)),
         *(Report([FT_RUN, ROME_RUN]), Report([]), many_runs(), ROME_RUN, sweep(), Sweep("mini", 4, {})),
+        tuned(),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
         *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL()),
