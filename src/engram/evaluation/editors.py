@@ -95,9 +95,14 @@ def counted(
     if not isinstance(method, ROME):
         return method
     layer = rome_layer(lm, method.layer)[0]
-    tokens = method.tokens or _tokens_of(before or {}, layer)
+    asked = replace(method, tokens=method.tokens or _tokens_of(before or {}, layer))
+    return _with_statistics(lm, asked, [layer], progress)
+
+
+def _with_statistics(lm: "LM", method: ROME, layers: Sequence[int], progress: Progress | None) -> ROME:
+    """Return ROME with the key statistics of some layers, counted in one pass where they are not known."""
     found = statistics_for(
-        lm, layer, method.covariance, method.corpus, tokens=tokens, seed=method.seed, progress=progress
+        lm, layers, method.covariance, method.corpus, tokens=method.tokens, seed=method.seed, progress=progress
     )
     return replace(method, covariance=found, corpus=None, tokens=None)
 
@@ -118,16 +123,13 @@ def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> M
     if not isinstance(method, ROME):
         return method
     made, _ = method.settled(lm)
-    ready = counted(lm, made, progress=progress)
+    ready = _with_statistics(lm, made, [rome_layer(lm, made.layer)[0]], progress)
     return replace(ready, contexts=_contexts(lm, made))
 
 
 def shared_by_layers(lm: "LM", method: ROME, layers: Sequence[int], *, progress: Progress | None = None) -> ROME:
     """Return ROME with contexts, and with the key statistics of many layers from one pass where none are given."""
-    found = statistics_for(
-        lm, layers, method.covariance, method.corpus, tokens=method.tokens, seed=method.seed, progress=progress
-    )
-    return replace(method, contexts=_contexts(lm, method), covariance=found, corpus=None, tokens=None)
+    return replace(_with_statistics(lm, method, layers, progress), contexts=_contexts(lm, method))
 
 
 def _contexts(lm: "LM", method: ROME) -> tuple[str, ...]:
