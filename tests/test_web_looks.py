@@ -118,7 +118,7 @@ def test_what_belongs_to_the_prompt_before_is_marked(visitor: Visitor) -> None:
     visitor.locate()
     assert not pale(visitor, "map")
     visitor.type("prompt", "Mary Holzu comes from")
-    assert f"from the prompt before: '{PROMPT}'" in visitor.reads("stale", "from the prompt before")
+    assert f"From the prompt before: '{PROMPT}'" in visitor.reads("stale", "From the prompt before")
     assert all(pale(visitor, name) for name in ("map", "words", "suggestion"))
     visitor.type("prompt", PROMPT)
     fresh(visitor)
@@ -131,17 +131,17 @@ def test_what_belongs_to_the_prompt_before_is_marked(visitor: Visitor) -> None:
     visitor.type("subject", "Nobody")
     visitor.click("locate")
     visitor.reads("locate-message", "is not there")
-    assert "subject 'John Holzu'" in visitor.reads("stale", "from the prompt before")
+    assert "subject 'John Holzu'" in visitor.reads("stale", "From the prompt before")
     visitor.type("subject", "")
     visitor.type("prompt", PROMPT + " a" * 200)
     visitor.reads("locate-message", "this page takes up to 400. Shorten it")  # not cut without a word
-    visitor.reads("stale", "from the prompt before")
+    visitor.reads("stale", "From the prompt before")
     visitor.type("prompt", PROMPT)
     fresh(visitor)
     visitor.edit("Boston")
     assert not pale(visitor, "result")
     visitor.type("target", "Paris")
-    assert f"'{PROMPT}' → 'Boston'" in visitor.reads("edit-stale", "from the edit before")
+    assert f"'{PROMPT}' → 'Boston'" in visitor.reads("edit-stale", "From the edit before")
     assert pale(visitor, "result")
 
 
@@ -204,6 +204,7 @@ def test_maps_can_be_taken_home(visitor: Visitor) -> None:
     assert {int(line["layer"]) for line in lines} == set(range(8))
     assert len(lines) == 3 * 8 * len({line["position"] for line in lines})
     assert visitor.save("get-png").startswith(b"\x89PNG")
+    assert not visitor.page.locator("#engram-trace-file").is_visible()
 
 
 # A stop

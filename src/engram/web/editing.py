@@ -172,7 +172,7 @@ class Editing:
             same = (new.text, new.subject_chars, new.target) == (shown.text, shown.subject_chars, shown.target)
         except EngramError:
             same = False
-        what = f"from the edit before: {shown.text!r} → {shown.target!r}, subject {shown.subject!r}"
+        what = f"From the edit before: {shown.text!r} → {shown.target!r}, subject {shown.subject!r}"
         return {self.stale: "" if same else texts.stale(f"{what}. Press Edit to make the one that stands above.")}
 
 

@@ -91,10 +91,11 @@ class Locating:
             with gr.Row(elem_classes="engram-small"):
                 self.picture = gr.Button("Picture (PNG)", size="sm", elem_id="engram-get-png")
                 self.numbers = gr.Button("Numbers (CSV)", size="sm", elem_id="engram-get-csv")
-            self.file = gr.DownloadButton("Save the file", visible="hidden", elem_id="engram-trace-file")
             with gr.Accordion("The same as tables", open=False, elem_id="engram-numbers"):
                 self.table = gr.HTML(elem_id="engram-grid", js_on_load="engram.grid(element)")
             self.suggestion = gr.HTML(elem_id="engram-suggestion", elem_classes="engram-area")
+        # Outside of the column: what is hidden in it would show together with it.
+        self.file = gr.DownloadButton("Save the file", visible="hidden", elem_id="engram-trace-file")
         self.chosen = gr.HTML(
             elem_id="engram-chosen", elem_classes="engram-area", js_on_load="engram.cells(element, trigger)"
         )
@@ -293,14 +294,15 @@ class Locating:
     ) -> str:
         if located is None:
             return ""
-        old, width, as_chat = located.fact, int(located.trace.settings["window"]), bool(located.trace.settings["chat"])
+        old, settings = located.fact, located.trace.settings
+        width, as_chat = int(settings["window"]), bool(settings.get("chat"))
         try:
             new = self.fact(prompt, subject, pick)
-            same = (new.text, new.subject_chars, window, chat) == (old.text, old.subject_chars, width, as_chat)
+            same = (new.text, new.subject_chars, window, bool(chat)) == (old.text, old.subject_chars, width, as_chat)
         except EngramError:
             same = False
         way = ", as a chat" if as_chat else ""
-        what = f"from the prompt before: {old.text!r}, subject {old.subject!r}, window {width}{way}"
+        what = f"From the prompt before: {old.text!r}, subject {old.subject!r}, window {width}{way}"
         return "" if same else texts.stale(f"{what}. Press Locate to look at what stands above.")
 
     def _tokens(self, prompt: str | None, span: Span | None) -> str:
@@ -326,7 +328,7 @@ def _holds(pick: Pick | None, prompt: str | None, subject: str | None) -> bool:
 
 def _advice(found: Suggestion) -> str:
     """Return what a trace says about an edit: where it would go, and what there is to know, or to doubt."""
-    goes = f"Unless told otherwise, ROME edits here. {found.why}"
+    goes = f"ROME's own choice. {found.why}"
     if found.doubts:
         return texts.warned("No layer is suggested by this trace.", *found.doubts) + texts.said(goes)
     return texts.said(goes, found.peak)

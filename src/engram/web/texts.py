@@ -79,7 +79,7 @@ def example_buttons(prompts: Sequence[str]) -> str:
         f'<button type="button" class="engram-example" data-example="{index}">{safe(prompt)} …</button>'
         for index, prompt in enumerate(prompts)
     )
-    return f'<div class="engram-examples" role="group" aria-label="Examples">For example: {buttons}</div>'
+    return f'<div class="engram-examples" role="group" aria-label="Examples"><span>For example:</span> {buttons}</div>'
 
 
 # Before and after
