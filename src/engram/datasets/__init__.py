@@ -8,6 +8,7 @@ Every reader gives a `Dataset`: an iterable of `Case` that streams from its file
 
 from engram.datasets.counterfact import counterfact
 from engram.datasets.dataset import Dataset, Selection, Skipped
+from engram.datasets.known import known
 from engram.datasets.loading import load, names
 from engram.datasets.others import knowns, mini, wise, zsre
 from engram.datasets.sources import SOURCES, Source, download
@@ -22,6 +23,7 @@ __all__ = [
     "counterfact",
     "download",
     "facts",
+    "known",
     "knowns",
     "load",
     "mini",

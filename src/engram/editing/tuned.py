@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engram.errors import SettingError
 from engram.showing import Shown, columns_of, html_table
@@ -121,16 +121,17 @@ class Tuned(Shown):
         Raises:
             ValueError: it is of another format, or something is missing.
         """
-        seen = values.get("format") if isinstance(values, dict) else None
+        seen = cast("dict[str, Any]", values).get("format") if isinstance(values, dict) else None
         if seen != FORMAT:
             raise ValueError(f"it has format {seen!r}; this version of Engram reads format {FORMAT}")
         try:
-            given = {field.name: values[field.name] for field in fields(cls)}
+            given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
             tried = [Tried(**each) for each in given.pop("tried")]
             best, usual = Tried(**given.pop("best")), Tried(**given.pop("usual"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is incomplete: {error}") from error
-        return cls(**{**given, "cases": tuple(given["cases"])}, best=best, usual=usual, tried=tuple(tried))
+        given["cases"] = tuple(given["cases"])
+        return cls(best=best, usual=usual, tried=tuple(tried), **given)
 
 
 def _percent(columns: Mapping[str, int | float]) -> list[str]:

@@ -66,8 +66,9 @@ class Trials:
         """Return a candidate's score and columns over the first so many records."""
         rows = self._rows(named(candidate), count)
         score, half = jackknife(relative_score, rows[:, :4])
-        columns = dict(zip(COLUMNS, (100 * rows.mean(axis=0)).tolist(), strict=False))
-        return Tried(settings=dict(candidate), cases=count, score=100 * score, half_width=100 * half, columns=columns)
+        return Tried(
+            settings=dict(candidate), cases=count, score=100 * score, half_width=100 * half, columns=_percent(rows)
+        )
 
     def key(self, candidate: Candidate, count: int) -> tuple[float, float]:
         """Return what candidates are sorted by: the score, then the probabilities behind it."""
@@ -76,8 +77,7 @@ class Trials:
 
     def unedited(self) -> dict[str, float]:
         """Return the unedited model's columns in percent."""
-        rows = self._rows(_UNEDITED, len(self.cases))
-        return dict(zip(COLUMNS, (100 * rows.mean(axis=0)).tolist(), strict=False))
+        return _percent(self._rows(_UNEDITED, len(self.cases)))
 
     def _prepare(self) -> None:
         """Do once what all candidates share: the unedited model's scores, contexts, key statistics of every layer."""
@@ -118,6 +118,10 @@ class Trials:
             return [0.0] * 5
         metrics = (self.store.get(_id(name, case)) or {}).get("metrics", plain)  # an edit that failed changed nothing
         return [*(metrics[key] for key in COLUMNS), plain["NS"], sum(metrics[key] for key in _MAGNITUDES)]
+
+
+def _percent(rows: Float[np.ndarray, "case 5"]) -> dict[str, float]:
+    return {key: 100 * float(mean) for key, mean in zip(COLUMNS, rows.mean(axis=0), strict=False)}
 
 
 def named(candidate: Candidate) -> str:

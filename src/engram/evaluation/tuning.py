@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram._version import __version__
-from engram.datasets import Dataset
+from engram.datasets import Dataset, known
 from engram.datasets import load as load_data
 from engram.editing import ROME, Method
 from engram.editing.layers import TUNABLE, Tunable, chosen, untuned
@@ -80,7 +80,7 @@ def tune(
         RunError: a folder of other settings, or in use.
     """
     made, values, usual = _request(lm, method, seed, settings)
-    dataset = _data_for(lm) if data is None else dataset_of(data)
+    dataset = _data_for(lm, records, seed) if data is None else dataset_of(data)
     cases = _usable(dataset, records)
     scoring = replace(LIKELIHOODS, chat=bool(getattr(made, "chat", False)))
     wanted = settings_of(lm, dataset, made, scoring, "tuning", records=len(cases))
@@ -145,11 +145,9 @@ def _with_statistics(values: Tunable, method: Method) -> Tunable:
     return replace(values, together={**values.together, "layer": layers})
 
 
-def _data_for(lm: "LM") -> Dataset:
+def _data_for(lm: "LM", records: int, seed: int) -> Dataset:
     """Return the records for a model that came without any."""
-    if lm.name == "mini":
-        return load_data("mini")
-    raise SettingError(f"Tuning {lm.name} needs records: give data=... (docs/evaluation.md says where to get some).")
+    return load_data("mini") if lm.name == "mini" else known(lm, count=records, seed=seed)
 
 
 def _usable(dataset: Dataset, count: int) -> list[Case]:
