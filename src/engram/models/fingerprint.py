@@ -29,9 +29,9 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = dict(model.named_parameters())
     for module_name, module in model.named_modules():
         stored = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-        for name, parameter in module.named_parameters(recurse=False) if stored is not None else ():
+        for name, parameter in module.named_parameters(recurse=False):
             full = f"{module_name}.{name}" if module_name else name
-            if parameter.device.type == "meta":
+            if stored is not None and parameter.device.type == "meta":
                 weights[full] = stored[name]
         if is_quantised(module):  # some keep their codes in buffers, or nowhere that PyTorch lists
             weights |= {f"{module_name}.{name}": value for name, value in codes(module).items()}

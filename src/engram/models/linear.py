@@ -97,7 +97,7 @@ def passes_gradients(module: nn.Module, device: torch.device, dtype: torch.dtype
     with torch.enable_grad():
         probe = torch.ones(1, sizes[0] if sizes else 1, device=device, dtype=dtype, requires_grad=True)
         try:
-            (gradient,) = torch.autograd.grad(module(probe).float().sum(), probe, allow_unused=True)
+            found: Any = torch.autograd.grad(module(probe).float().sum(), probe, allow_unused=True)
         except RuntimeError:
             return False
-    return gradient is not None
+    return found[0] is not None

@@ -3,7 +3,7 @@
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,7 @@ class Stops:
         self._working: dict[str, threading.Event] = {}
 
     @contextmanager
-    def heard(self, visitor: gr.Request | None) -> Iterator[Callable[[], None]]:
+    def heard(self, visitor: gr.Request | None) -> Generator[Callable[[], None]]:
         """Give a function that raises `Stopped` once this visitor asked for it.
 
         Work of the same visitor that began before, and was not yet asked to stop, can no longer be asked.

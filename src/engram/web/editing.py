@@ -89,7 +89,7 @@ class Editing:
         fact = [first.prompt, first.subject, first.pick, self.target]
         settings = [self.method, self.preset, self.layer, self.paraphrases, self.neighborhood]
         asked = [*fact, self.shown]
-        events = [
+        events: list[Any] = [
             event(
                 guarded(self.make(onwards), self.message),
                 [*fact, first.chat, *settings, self.ledger],

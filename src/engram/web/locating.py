@@ -123,7 +123,7 @@ class Locating:
             guarded(self.pick_token, self.message), [self.prompt, self.pick], [self.pick, *typed], **QUICK
         )
         shown = [self.message, self.words, *self.maps.values(), self.table, self.suggestion, self.chosen, self.located]
-        events = [
+        events: list[Any] = [
             event(
                 guarded(self.locate(onwards), self.message),
                 [*fact, self.window, self.chat],
