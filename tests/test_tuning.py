@@ -85,6 +85,12 @@ def test_every_method_has_numbers_to_tune_and_a_rule_for_each() -> None:
             assert all(0 <= layer < max(1, n_layers // 2) for layer in numbers.together["layer"])
 
 
+def test_where_a_norm_follows_the_mlp_the_rule_is_a_short_change_low_down() -> None:
+    plain, normed = tiny("llama"), tiny("gemma3_text")
+    assert untuned(plain, "rome") == {"layer": plain.n_layers // 3, "clamp": 4.0}
+    assert untuned(normed, "rome") == {"layer": 1, "clamp": 1.0}
+
+
 def test_the_score_is_taken_against_the_unedited_model() -> None:
     rows = np.array([[1.0, 1.0, 0.6, 0.8], [1.0, 0.5, 0.6, 0.8], [0.0, 1.0, 0.9, 0.7]])
     es, ps, ns = 2 / 3, 2.5 / 3, 0.7 / (2.3 / 3)

@@ -23,7 +23,7 @@ Numbers = Mapping[str, int | float]
 MEDIUM, LARGE, XL = ("gpt2", 24), ("gpt2", 36), ("gpt2", 48)
 GPTJ, NEOX, LLAMA = ("gptj", 28), ("gpt_neox", 44), ("llama", 32)
 
-PUBLISHED_CLAMP = 4.0
+PUBLISHED_CLAMP, NORMED_CLAMP = 4.0, 1.0
 
 PUBLISHED: Mapping[str, Mapping[Known, Numbers]] = {
     "rome": {
@@ -51,20 +51,23 @@ PUBLISHED_RATE = 5e-4
 UNTUNED_BOUND = 5e-4
 
 
-def _rome_rule(n_layers: int) -> Numbers:
-    return {"layer": n_layers // 3, "clamp": PUBLISHED_CLAMP}
+def _rome_rule(lm: "LM") -> Numbers:
+    """Where a norm follows the projection a value's length means little, and a short change low down suffices."""
+    if lm.adds_mlp_to_state:
+        return {"layer": lm.n_layers // 3, "clamp": PUBLISHED_CLAMP}
+    return {"layer": min(1, lm.n_layers - 1), "clamp": NORMED_CLAMP}
 
 
-def _ft_rule(n_layers: int) -> Numbers:
-    return {"layer": min(1, n_layers - 1), "lr": PUBLISHED_RATE}
+def _ft_rule(lm: "LM") -> Numbers:
+    return {"layer": min(1, lm.n_layers - 1), "lr": PUBLISHED_RATE}
 
 
-def _ftl_rule(n_layers: int) -> Numbers:
+def _ftl_rule(lm: "LM") -> Numbers:
     return {"layer": 0, "lr": PUBLISHED_RATE, "bound": UNTUNED_BOUND}
 
 
-RULES: Mapping[str, Callable[[int], Numbers]] = {"rome": _rome_rule, "ft": _ft_rule, "ft-l": _ftl_rule}
-"""What models get that nobody has tuned, by number of layers (docs/editing.md)."""
+RULES: Mapping[str, "Callable[[LM], Numbers]"] = {"rome": _rome_rule, "ft": _ft_rule, "ft-l": _ftl_rule}
+"""What models get that nobody has tuned (docs/editing.md has the evidence)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ def untuned(lm: "LM", method: str) -> Numbers:
     numbers: dict[str, int | float] = {}
     for values, _ in _untuned(lm, method):
         numbers = {**values, **numbers}
-    return {name: numbers[name] for name in RULES[method](lm.n_layers)}
+    return {name: numbers[name] for name in RULES[method](lm)}
 
 
 def _sources(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
@@ -183,14 +186,14 @@ def _sources(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
 def _untuned(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
     yield PUBLISHED.get(method, {}).get(known(lm), {}), "the published choice for this model"
     yield _named(lm, method), "named in the model's config"
-    rule = RULES[method](lm.n_layers)
+    rule = RULES[method](lm)
     yield rule, f"the rule for models that nobody has tuned (docs/editing.md). Better: {tune_command(lm, method)}"
 
 
 def _named(lm: "LM", method: str) -> Numbers:
     """Return what a model's config names, as far as it makes sense."""
     found: dict[str, int | float] = {}
-    for name in RULES[method](lm.n_layers):
+    for name in RULES[method](lm):
         value = getattr(lm.config, CONFIG_PREFIX[method] + name, None)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
