@@ -43,10 +43,10 @@ def test_the_whole_way(browser: Any, url: str, visitor: Visitor, tmp_path: Path)
 
     visitor.edit("Boston")
     result = visitor.reads("result", "What it writes")
-    assert "Healthy" in result or "Look twice" in result
+    assert "As wished" in result or "Look twice" in result
     assert visitor.page.locator("#engram-result del").count() > 0
     assert visitor.page.locator("#engram-result ins").count() > 0
-    assert "layer 2" in visitor.reads("ledger", "healthy" if "Healthy" in result else "look twice")
+    assert "layer 2" in visitor.reads("ledger", "✓ as wished" if "As wished" in result else "⚠")
 
     voices = visitor.compare(PROMPT)
     assert voices.count("Denver") >= 1

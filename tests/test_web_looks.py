@@ -28,7 +28,7 @@ CONTRAST = """() => {
   };
   const worst = {};
   for (const e of document.querySelectorAll(
-    ".engram-lead, .engram-token, .engram-example, .engram-note, .engram-error, .engram-health, " +
+    ".engram-lead, .engram-token, .engram-example, .engram-note, .engram-error, .engram-verdict, " +
     ".engram-result td, .engram-result th, " +
     "ins, del, #engram-locate, label span, .engram-ledger td")) {
     if (!e.innerText?.trim()) continue;

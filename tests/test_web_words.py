@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edits import golden_lm, random_edit
+from engram.editing.answers import Answer
+from engram.editing.check import Check, Comparison, FactCheck
 from engram.editing.layers import rome_layer
 from engram.errors import EditError, FactError, SettingError
 from engram.facts import Fact
@@ -21,6 +23,7 @@ from engram.web.limits import Limits, bounded, bounded_lines
 from engram.web.nextwords import NextWord, merged
 from engram.web.subjects import guessed, picked, word_around
 from engram.web.suggestion import suggested
+from engram.web.verdicts import verdict_on
 from engram.web.workbench import Tokens
 
 LIMITS = Limits()
@@ -177,6 +180,41 @@ def test_differences_lose_nothing(before: str, after: str) -> None:
     old, new = texts.differences(before, after)
     assert old.replace("<del>", "").replace("</del>", "") == texts.safe(before)
     assert new.replace("<ins>", "").replace("</ins>", "") == texts.safe(after)
+
+
+# The verdict
+
+
+def checked(**right: tuple[int, int]) -> Check:
+    """A check whose kinds of prompts are right so many times."""
+    answers = [
+        Comparison(
+            kind=kind.replace("_", " "),  # type: ignore[arg-type]
+            text=f"{kind} {index}",
+            target="Rome",
+            original="Paris",
+            before=Answer(says="Paris", probability=0.97),
+            after=Answer(says="Rome", probability=0.6),
+            ok=index < good,
+        )
+        for kind, (good, every) in right.items()
+        for index in range(every)
+    ]
+    fact = Fact("Ann", "{} lives in", "Rome")
+    return Check(model="m", facts=(FactCheck(fact=fact, mode="replace", answers=tuple(answers), texts=()),))
+
+
+def test_the_verdict_counts_everything_and_names_a_worst_case() -> None:
+    assert verdict_on(checked(prompt=(1, 1), paraphrase=(2, 2), neighbor=(3, 3))).ok
+    found = verdict_on(checked(prompt=(1, 1), neighbor=(1, 5), other_fact=(2, 3)))
+    assert not found.ok
+    assert found.reasons == (
+        "1 of 5 neighbors stay, unlike 'neighbor 1': Paris 97 % → Rome 60 %",
+        "2 of 3 other facts of the subject stay, unlike 'other_fact 2': Paris 97 % → Rome 60 %",
+    )
+    ledger = Ledger().added(random_edit(golden_lm()), source="made here", limits=LIMITS, verdict=found)
+    assert "⚠ 1 of 5 neighbors stay, unlike" in texts.ledger_table(ledger.entries)
+    assert "(and 1 more)" in texts.ledger_table(ledger.entries)
 
 
 # Figures

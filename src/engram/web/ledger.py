@@ -7,6 +7,7 @@ from engram.editing import Edit
 from engram.editing.words import contradictions
 from engram.errors import EditError
 from engram.web.limits import MIB, Limits
+from engram.web.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +19,14 @@ class Entry:
         edit: the edit.
         on: whether it acts.
         source: how it came here: "made here", "uploaded", "combined from 1, 2".
-        healthy: the health guard's verdict, where it was asked.
+        verdict: what it is worth, where that was asked.
     """
 
     number: int
     edit: Edit
     on: bool
     source: str
-    healthy: bool | None = None
+    verdict: Verdict | None = None
 
     @property
     def label(self) -> str:
@@ -62,7 +63,7 @@ class Ledger:
         """Those that are switched on."""
         return tuple(entry for entry in self.entries if entry.on)
 
-    def added(self, edit: Edit, *, source: str, limits: Limits, healthy: bool | None = None) -> "Ledger":
+    def added(self, edit: Edit, *, source: str, limits: Limits, verdict: Verdict | None = None) -> "Ledger":
         """Return the ledger with one more edit, switched on.
 
         Raises:
@@ -71,7 +72,7 @@ class Ledger:
         self.require_room(limits)
         if sum(size_of(entry.edit) for entry in self.entries) + size_of(edit) > limits.ledger_bytes:
             raise EditError(f"Edits of this visit may take up to {limits.ledger_bytes // MIB} MiB. Remove some first.")
-        entry = Entry(number=self.made + 1, edit=edit, on=True, source=source, healthy=healthy)
+        entry = Entry(number=self.made + 1, edit=edit, on=True, source=source, verdict=verdict)
         return Ledger(entries=(*self.entries, entry), made=self.made + 1)
 
     def require_room(self, limits: Limits) -> None:

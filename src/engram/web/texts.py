@@ -3,23 +3,24 @@
 import difflib
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engram.editing.check import FactCheck, percent
 from engram.web.ledger import Entry
 from engram.web.nextwords import NextWords
 from engram.web.subjects import Span
+from engram.web.verdicts import Verdict, verdict_on
 from engram.web.workbench import Made, Tokens, Voice
 
 _TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
 _WORDS = re.compile(r"\s+|\S+")
-_KINDS = {
-    "prompt": "the prompt",
-    "paraphrase": "paraphrases",
-    "neighbor": "neighbors",
-    "other fact": "the subject's other facts",
+_KINDS: Mapping[str, tuple[str, str]] = {
+    "prompt": ("the prompt", "shall change"),
+    "paraphrase": ("paraphrases", "shall change"),
+    "neighbor": ("neighbors", "shall stay"),
+    "other fact": ("the subject's other facts", "shall stay"),
 }
-_WISHES = {"prompt": "shall change", "paraphrase": "shall change", "neighbor": "shall stay", "other fact": "shall stay"}
+"""For each kind of prompt its heading, and what is wished."""
 
 
 def safe(text: str) -> str:
@@ -110,27 +111,27 @@ def differences(before: str, after: str) -> tuple[str, str]:
     return "".join(left), "".join(right)
 
 
-def health(made: Made) -> str:
-    """Return the health guard's verdict."""
-    verdict = made.check.health
-    if verdict is None:
-        return ""
+def verdict(made: Made) -> str:
+    """Return the verdict on an edit with the reasons against it, and how fluent the model still is."""
+    found, fluency = verdict_on(made.check), made.check.health
+    kind, word = ("good", "✓ As wished.") if found.ok else ("bad", "⚠ Look twice.")
+    reasons = "".join(f"<li>{safe(reason)}.</li>" for reason in found.reasons)
     figures = (
-        f"The change has {_share(verdict.largest_norm)} of the weight's norm. Perplexity of held-out text: "
-        f"{verdict.perplexity[0]:.3g} before, {verdict.perplexity[1]:.3g} after. Repeated text: "
-        f"{_share(verdict.repetition[0])} before, {_share(verdict.repetition[1])} after."
+        ""
+        if fluency is None
+        else f"<p>Fluency: perplexity of held-out text {fluency.perplexity[0]:.3g} before, {fluency.perplexity[1]:.3g} "
+        f"after; repeated text {_share(fluency.repetition[0])} before, {_share(fluency.repetition[1])} after. The "
+        f"change has {_share(fluency.largest_norm)} of the weight's norm.</p>"
     )
-    warnings = "".join(f"<li>{safe(warning)}</li>" for warning in verdict.warnings)
-    kind, word = ("good", "✓ Healthy") if verdict.ok else ("bad", "⚠ Look twice")
     return (
-        f'<section class="engram-health engram-{kind}" aria-label="Health guard"><strong>{word}.</strong> {figures}'
-        f"{f'<ul>{warnings}</ul>' if warnings else ''}</section>"
+        f'<section class="engram-verdict engram-{kind}" aria-label="Verdict"><strong>{word}</strong>'
+        f"{f'<ul>{reasons}</ul>' if reasons else ''}{figures}</section>"
     )
 
 
 def before_and_after(made: Made) -> str:
     """Return everything that the check saw, before beside after."""
-    parts = [health(made)]
+    parts = [verdict(made)]
     for fact in made.check.facts:
         parts.append("<h4>The next word</h4>")
         parts.append(likely([("before", made.before), ("after", made.after)]))
@@ -149,14 +150,13 @@ def _fold(heading: str, inside: str) -> str:
 
 def _answers(fact: FactCheck) -> str:
     rows: list[str] = []
-    for kind, heading in _KINDS.items():
+    for kind in dict.fromkeys(answer.kind for answer in fact.answers):
+        heading, wish = _KINDS.get(kind, (f"{kind}s", "shall stay"))
         group = [answer for answer in fact.answers if answer.kind == kind]
-        if not group:
-            continue
         good = sum(answer.ok for answer in group)
         rows.append(
             f'<tr class="engram-kind"><th colspan="3" scope="colgroup">{heading}: {good} of {len(group)} as wished '
-            f"({_WISHES[kind]})</th></tr>"
+            f"({wish})</th></tr>"
         )
         for answer in group:
             mark = '<span title="as wished">✓</span>' if answer.ok else '<span title="not as wished">✗</span>'
@@ -192,14 +192,14 @@ def _free_text(prompt: str, before: str, after: str) -> str:
 
 def ledger_table(entries: Iterable[Entry]) -> str:
     """Return the edits of a visit as a table."""
-    heads = ("edit", "now", "how", "norm", "health", "from")
+    heads = ("edit", "now", "how", "norm", "verdict", "from")
     rows: list[str] = []
     for entry in entries:
         cells = (
             "on" if entry.on else "off",
             entry.how,
             f"{entry.edit.norm():.3g}",
-            _verdict(entry.healthy),
+            _verdict(entry.verdict),
             entry.source,
         )
         told = "".join(f'<td data-label="{n}">{safe(c)}</td>' for n, c in zip(heads[1:], cells, strict=True))
@@ -211,8 +211,14 @@ def ledger_table(entries: Iterable[Entry]) -> str:
     return f'<div class="engram-scroll">{table}</div>'
 
 
-def _verdict(healthy: bool | None) -> str:
-    return {None: "not asked", True: "✓ healthy", False: "⚠ look twice"}[healthy]
+def _verdict(found: Verdict | None) -> str:
+    if found is None:
+        return "not asked"
+    return "✓ as wished" if found.ok else f"⚠ {found.reasons[0]}{_more(len(found.reasons) - 1)}"
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more)" if count else ""
 
 
 def voices(prompt: str, spoken: Sequence[Voice]) -> str:
