@@ -7,10 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from engram.editing import FT
 from engram.mini import weights_folder
 from engram.mini.measure import Question, ask, questions, summarize
+from engram.mini.package import EDITING
 from engram.mini.records import counterfact_records, known_facts
 from engram.mini.world import load_world
+from engram.models import load
 
 Mini = tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]
 
@@ -65,6 +68,13 @@ def test_the_packaged_model_is_plain_small_and_loads_as_fp32(mini: Mini) -> None
     encoded = tokenizer("The Space Needle", return_offsets_mapping=True)
     assert encoded["input_ids"][0] != tokenizer.bos_token_id
     assert encoded["offset_mapping"][0] == (0, 3)
+
+
+def test_the_packaged_model_names_the_numbers_that_suit_it(mini: Mini) -> None:
+    named = {key: value for key, value in mini[0].config.to_dict().items() if key.startswith("engram_")}
+    assert named == EDITING
+    rate = FT().settled(load("mini"))[0].lr  # the published one, made for GPT-2 XL, is no baseline here
+    assert rate == EDITING["engram_ft_lr"] > 5e-4
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -9,8 +9,16 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 _LEFT_OUT = ("lm_head.weight",)
 
-EDIT_LAYER, EDIT_CLAMP = 2, 8.0
-"""Where ROME edits `mini` unless told otherwise, and how far: chosen by S on 100 records (docs/mini.md)."""
+EDITING = {
+    "engram_edit_layer": 2,
+    "engram_edit_clamp": 8.0,
+    "engram_ft_layer": 0,
+    "engram_ft_lr": 5e-3,
+    "engram_ft_l_layer": 0,
+    "engram_ft_l_lr": 5e-3,
+    "engram_ft_l_bound": 1e-2,
+}
+"""Where ROME and fine-tuning edit `mini` unless told otherwise, and how far (docs/mini.md says on which records)."""
 
 
 def round_to_half_(model: GPT2LMHeadModel) -> None:
@@ -28,7 +36,7 @@ def save_package(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, fol
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["GPT2LMHeadModel"]
     model.config.dtype = torch.float32
-    model.config.engram_edit_layer, model.config.engram_edit_clamp = EDIT_LAYER, EDIT_CLAMP
+    model.config.update(EDITING)
     write_text(folder / "config.json", model.config.to_json_string())
     weights = {name: w.half().contiguous() for name, w in model.state_dict().items() if name not in _LEFT_OUT}
     temporary = folder / "model.safetensors.part"
