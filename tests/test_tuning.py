@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import tiny
+from families import golden_tokenizer, tiny, tiny_model
 
 import engram
 from engram.cli import main
@@ -21,6 +21,7 @@ from engram.evaluation import trials
 from engram.evaluation.halving import Candidate, combinations, edits_needed, halve
 from engram.evaluation.metrics import harmonic_interval, jackknife, relative_score
 from engram.facts import Case, Fact
+from engram.models import LM
 
 
 def case(number: int, **changes: Any) -> Case:
@@ -85,10 +86,12 @@ def test_every_method_has_numbers_to_tune_and_a_rule_for_each() -> None:
             assert all(0 <= layer < max(1, n_layers // 2) for layer in numbers.together["layer"])
 
 
-def test_where_a_norm_follows_the_mlp_the_rule_is_a_short_change_low_down() -> None:
+def test_the_rule_edits_low_down_and_less_far_where_a_norm_follows_the_mlp() -> None:
     plain, normed = tiny("llama"), tiny("gemma3_text")
-    assert untuned(plain, "rome") == {"layer": plain.n_layers // 3, "clamp": 4.0}
+    deep = LM(tiny_model("llama", num_hidden_layers=30), golden_tokenizer())
+    assert untuned(plain, "rome") == {"layer": 1, "clamp": 4.0}
     assert untuned(normed, "rome") == {"layer": 1, "clamp": 1.0}
+    assert untuned(deep, "rome") == {"layer": 3, "clamp": 4.0}
 
 
 def test_the_score_is_taken_against_the_unedited_model() -> None:

@@ -52,10 +52,9 @@ UNTUNED_BOUND = 5e-4
 
 
 def _rome_rule(lm: "LM") -> Numbers:
-    """Where a norm follows the projection a value's length means little, and a short change low down suffices."""
-    if lm.adds_mlp_to_state:
-        return {"layer": lm.n_layers // 3, "clamp": PUBLISHED_CLAMP}
-    return {"layer": min(1, lm.n_layers - 1), "clamp": NORMED_CLAMP}
+    """Low down, where edits keep neighbors; where a norm follows the projection, a value's length means little."""
+    clamp = PUBLISHED_CLAMP if lm.adds_mlp_to_state else NORMED_CLAMP
+    return {"layer": min(max(1, lm.n_layers // 10), lm.n_layers - 1), "clamp": clamp}
 
 
 def _ft_rule(lm: "LM") -> Numbers:
