@@ -55,6 +55,7 @@ def test_a_sweep_tries_every_layer_and_token_and_goes_on_where_it_was(tmp_path: 
     different = {str(run.scored[0]["scores"]["rewrite"]) for run in swept.runs.values()}
     assert len(different) == 6  # every place is another edit
     assert run().plain() == swept.plain()
+    assert any("Clamp" in note for note in swept.notes) and not any("Layer" in note for note in swept.notes)
     write_sweep(swept, tmp_path)
     assert len(json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["places"]) == 6
     figure = swept.plot()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from families import golden_tokenizer, tiny, tiny_model
 
 import engram
@@ -22,6 +24,7 @@ from engram.evaluation.halving import Candidate, combinations, edits_needed, hal
 from engram.evaluation.metrics import harmonic_interval, jackknife, relative_score
 from engram.facts import Case, Fact
 from engram.models import LM
+from engram.stats import KeyStatistics
 
 
 def case(number: int, **changes: Any) -> Case:
@@ -224,6 +227,29 @@ def test_tuning_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
         engram.tune(lm, [case(0)], method="ft", records=0)
     with pytest.raises(DataError, match="paraphrases and a neighborhood"):
         engram.tune(lm, [case(0, neighborhood=())], method="ft")
+
+
+def test_rome_is_tuned_at_the_layers_that_have_statistics(tmp_path: Path) -> None:
+    lm = tiny("gpt2")
+    rule = int(untuned(lm, "rome")["layer"])
+    eye = {layer: torch.eye(lm.d_mlp) for layer in {0, rule}}
+    KeyStatistics.of(lm, eye).save(tmp_path / "statistics")
+    for given in (eye, KeyStatistics.of(lm, eye), tmp_path / "statistics"):
+        found = engram.tune(
+            lm,
+            [case(0)],
+            covariance=given,
+            clamp=[1.0, 2.0],
+            steps=1,
+            contexts=["{}"],
+            keep=False,
+            out=tmp_path / "runs",
+        )
+        layers = {tried.settings["layer"] for tried in found.tried}
+        assert layers == {0, rule} and {tried.settings["clamp"] for tried in found.tried} >= {1.0, 2.0}
+        shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(SettingError, match="none of these is to be tried"):
+        engram.tune(lm, [case(0)], covariance={3: torch.eye(lm.d_mlp)})
 
 
 def test_records_that_were_tuned_on_are_told_from_others(tmp_path: Path) -> None:

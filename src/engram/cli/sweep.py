@@ -106,6 +106,8 @@ def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: in
         emit_json({"places": swept.plain(), "layer": advice.layer, "score": advice.score, "reasons": advice.reasons})
         return
     show_sweep(swept, advice)
+    for sentence in swept.notes:
+        note(sentence)
     if folder is not None:
         note(f"Kept in {folder}, with sweep.png and sweep.json.")
 

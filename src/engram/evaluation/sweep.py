@@ -69,11 +69,13 @@ class Sweep(Shown):
         model: the model's name.
         n_layers: its number of layers.
         runs: the run of each place.
+        notes: where numbers come from that were not given.
     """
 
     model: str
     n_layers: int
     runs: Mapping[Place, Run]
+    notes: tuple[str, ...] = ()
 
     def cells(self, key: str) -> dict[Place, Cell]:
         """Return one column's number for every place that has it.
@@ -202,6 +204,7 @@ def sweep(
     if "rome" in methods:
         _count_keys_once(lm, chosen, extra["rome"], tell)
     runs: dict[Place, Run] = {}
+    notes: dict[str, None] = {}
     for done, place in enumerate(places):
         tell(Doing("sweeping", unit="places"), done, len(places))
         token = {"token": place.token} if place.token else {}
@@ -211,8 +214,9 @@ def sweep(
         cases = Doing(place.name, unit="cases")
         report = evaluate(lm, dataset, method=method, out=folder, progress=named(tell, cases), **how)
         runs[place] = report.runs[-1]
+        notes |= dict.fromkeys(report.notes)
     tell(Doing("sweeping", unit="places"), len(places), len(places))
-    return Sweep(lm.name, lm.n_layers, runs)
+    return Sweep(lm.name, lm.n_layers, runs, tuple(notes))
 
 
 def _several(names: Sequence[str]) -> Sequence[str]:

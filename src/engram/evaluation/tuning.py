@@ -136,12 +136,14 @@ def _listed(value: Any) -> tuple[int | float, ...]:
 
 def _with_statistics(values: Tunable, method: Method) -> Tunable:
     """Try only layers that have key statistics, where these were given."""
-    counted = method.covariance if isinstance(method, ROME) else None
-    if not isinstance(counted, KeyStatistics):
+    given = method.covariance if isinstance(method, ROME) else None
+    counted = KeyStatistics.load(given) if isinstance(given, str | Path) else given
+    known_layers = counted.layers if isinstance(counted, KeyStatistics) else counted
+    if not isinstance(known_layers, Mapping):
         return values
-    layers = [layer for layer in values.together["layer"] if layer in counted.layers]
+    layers = [layer for layer in values.together["layer"] if layer in known_layers]
     if not layers:
-        raise SettingError(f"The statistics have the layers {sorted(counted.layers)}; none of these is to be tried.")
+        raise SettingError(f"The statistics have the layers {sorted(known_layers)}; none of these is to be tried.")
     return replace(values, together={**values.together, "layer": layers})
 
 
