@@ -46,6 +46,17 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path, monkeypatch: pytest.
             assert left.value.code == 0, arguments
 
 
+def test_the_first_edit_shown_prints_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "editing.md").read_text(encoding="utf-8")
+    (_, block), *_ = BLOCK.findall(text)
+    exec(compile(block, "editing.md", "exec"), {"__name__": "page"})  # noqa: S102 (our own page)
+    printed = capsys.readouterr().out.strip()
+    assert printed.endswith("Rome.") and f'It prints "{printed}"' in text
+
+
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         text = page.read_text(encoding="utf-8")

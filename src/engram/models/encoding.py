@@ -65,7 +65,7 @@ class Encoded(Shown):
 
         A token that stands for characters on both sides is one of them.
         """
-        there = [i for i, (_, end) in enumerate(self.offsets[row]) if end > char and self.mask[row, i]]
+        there = [i for i, (_, end) in enumerate(self.offsets[row]) if end > char]  # padding ends at 0
         return range(there[0], there[-1] + 1) if there else range(0)
 
 
