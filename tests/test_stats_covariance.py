@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_where_it_saved(tmp_path: Path, monkeypatch: pytest
         statistics(lm, [2, 3], texts, cache=tmp_path, progress=kill, **options)
     again: list[int] = []
     found = statistics(lm, [2, 3], texts, cache=tmp_path, progress=lambda _, done, __: again.append(done), **options)
-    assert again[0] > counted[-1]
+    assert again[0] >= counted[-1]
     whole = statistics(lm, [2, 3], texts, cache=tmp_path / "other", **options)
     assert found[2].tokens == whole[2].tokens and close(found[3].moment, whole[3].moment) < rounding(lm, 3)
     assert not list(tmp_path.rglob("unfinished*"))

@@ -17,6 +17,7 @@ from engram.cli.demo import demo
 from engram.cli.edit import edit
 from engram.cli.evaluate import evaluate
 from engram.cli.export import export
+from engram.cli.options import CACHE
 from engram.cli.report import report
 from engram.cli.revert import revert
 from engram.cli.serve import serve
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' reader of GGUF draws a bar whatever it was told
     given = [argument for argument in given if argument != "--debug"]
+    cache = os.environ.get(CACHE)
     try:
         app(given, prog_name="engram")
     except EngramError as error:
@@ -75,3 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         say_error(str(error))
         sys.exit(2)
+    finally:  # --cache is for this command only
+        os.environ.pop(CACHE, None)
+        if cache is not None:
+            os.environ[CACHE] = cache

@@ -6,19 +6,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from engram.cli.common import (
-    Device,
-    Json,
-    Model,
-    Revision,
-    TrustRemoteCode,
-    emit_json,
-    load_model,
-    note,
-    out,
-    say_error,
-)
+from engram.cli.common import Device, Json, Model, Revision, TrustRemoteCode, emit_json, load_model, out, say_error
 from engram.cli.options import EditFolder, Seed, Strict, load_edit, named, unlogged
+from engram.cli.watching import note
 from engram.errors import EditRefused
 
 

@@ -16,10 +16,10 @@ from engram.cli.common import (
     TrustRemoteCode,
     emit_json,
     load_model,
-    note,
     out,
 )
-from engram.cli.options import EditFolder, Seed, bars, load_edit, unlogged
+from engram.cli.options import EditFolder, Seed, load_edit, unlogged
+from engram.cli.watching import bars, interruptible, note
 from engram.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def check(
         model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
     )
     found = load_edit(edit, lm)
-    with unlogged(), bars(quiet=as_json) as progress:
+    stopped = "A check keeps nothing and changes nothing; start the same command again."
+    with interruptible(None, nothing=stopped), unlogged(), bars(quiet=as_json) as progress:
         result = look(
             lm,
             found,

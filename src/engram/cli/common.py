@@ -1,17 +1,16 @@
-"""What all verbs share: options, consoles, loading a model quietly, progress bars, JSON output."""
+"""What all verbs share: options, consoles, loading a model quietly, signs of life, JSON output."""
 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engram.cli.watching import busy, err, note
 
 if TYPE_CHECKING:
     from engram.datasets import Dataset
@@ -31,19 +30,9 @@ def out() -> Console:
     return Console(highlight=False)
 
 
-def err() -> Console:
-    """Return the console for progress, notes and errors (standard error)."""
-    return Console(stderr=True, highlight=False)
-
-
 def say_error(message: str) -> None:
     """Print an error as a sentence."""
     err().print(f"[bold red]Error:[/bold red] {escape(message)}", soft_wrap=True)
-
-
-def note(message: str) -> None:
-    """Print a remark that is no result."""
-    err().print(f"[dim]{escape(message)}[/dim]", soft_wrap=True)
 
 
 def emit_json(result: Mapping[str, Any]) -> None:
@@ -61,55 +50,24 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> "LM":
-    """Load a model as `engram.load` does, without the libraries' own bars and remarks."""
-    from transformers.utils import logging as transformers_logging
+    """Load a model as `engram.load` does, without the libraries' own bars and remarks, and say that it is loading."""
+    with busy(f"loading {name}{', which is dequantised' if name.lower().endswith('.gguf') else ''} ..."):
+        from transformers.utils import logging as transformers_logging
 
-    from engram.models import load
+        from engram.models import load
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load(
-            name,
-            device=device,
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-
-
-@contextmanager
-def progress(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error; yields a function to call with (done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    console = err()
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
-
-
-@contextmanager
-def interruptible(folder: Path | None, *, kept: str) -> Generator[None]:
-    """Let Ctrl-C say what is kept and how to go on, and end with exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if folder is None:
-            note("Interrupted. Nothing was kept: give --out FOLDER to be able to continue.")
-        else:
-            note(f"Interrupted. Finished {kept} are kept in {folder}; start the same command again to continue.")
-        raise typer.Exit(130) from None
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return load(
+                name,
+                device=device,
+                dtype=dtype,
+                device_map=device_map,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
 
 
 def say_skipped(data: "Dataset", *, listed: int = 10) -> None:

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from engram.cli.common import Json, emit_json, load_model, note, out, progress
+from engram.cli.common import Json, emit_json, load_model, out
 from engram.cli.known import Known, known
-from engram.cli.options import bars, unlogged
+from engram.cli.options import Corpus, statistics_given, unlogged
+from engram.cli.watching import bars, note, progress
 
 if TYPE_CHECKING:
     from engram.editing import Edit
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 def demo(
     model: Annotated[str, typer.Option(help="'mini' (built in), a folder, a .gguf file, or a hub name.")] = "mini",
-    corpus: Annotated[
-        str | None, typer.Option(help="Text for the key statistics of a model of yours: a file or hf:NAME.")
-    ] = None,
+    corpus: Corpus = None,
     folder: Annotated[Path, typer.Option("--out", help="Where to write the picture and the edit.")] = Path(
         "engram-demo"
     ),
@@ -35,12 +34,9 @@ def demo(
     Example: engram demo --out engram-demo
     Example: engram demo --model ./my-model --corpus wikipedia.csv
     """
-    from engram.editing.statistics import built_in_corpus
-
+    statistics_given(model, corpus=corpus, needed=True)
     console = Console(quiet=True) if as_json else out()
     lm = load_model(model)
-    if corpus is None:
-        built_in_corpus(lm)  # an edit needs statistics: better said now than after the trace
 
     _say(console, 1, f"What {lm.name} knows", "Asked about well-known things, it says with confidence:")
     knows = known(lm)

@@ -20,11 +20,22 @@ from engram.cli.common import (
     TrustRemoteCode,
     emit_json,
     load_model,
-    note,
     out,
     say_error,
 )
-from engram.cli.options import Chat, Seed, Strict, bars, settings_given, unlogged
+from engram.cli.options import (
+    Cache,
+    Chat,
+    Corpus,
+    Seed,
+    Statistics,
+    Strict,
+    Tokens,
+    settings_given,
+    statistics_given,
+    unlogged,
+)
+from engram.cli.watching import bars, interruptible, note
 from engram.errors import DataError, EditRefused, FactError, SettingError
 
 if TYPE_CHECKING:
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
     from engram.models import LM
 
 _SHOWN = 10
+STOPPED = "Nothing was saved. Key statistics that were counted stay in the cache; start the same command again."
 
 
 def edit(
@@ -52,7 +64,10 @@ def edit(
     method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    corpus: Corpus = None,
+    count: Tokens = None,
+    statistics: Statistics = None,
+    cache: Cache = None,
     erase: Annotated[bool, typer.Option("--erase", help="Take the answer away instead of writing another.")] = False,
     chat: Chat = False,
     force: Annotated[bool, typer.Option("--force", help="Also write what the model says already.")] = False,
@@ -71,14 +86,14 @@ def edit(
     Example: engram edit mini "{} is located in the city of" --subject "Space Needle" --to Rome --out needle/
     """
     cases = read_cases(prompt, subject, to, was, occurrence, facts, erase=erase)
-    settings = settings_given(
-        preset=preset, layer=layer, corpus=corpus, mode="erase" if erase else None, chat=chat, seed=seed
-    )
-    made = made_method(method, settings)
+    settings = settings_given(preset=preset, layer=layer, mode="erase" if erase else None, chat=chat, seed=seed)
+    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=method == "rome")
+    made = made_method(method, {**settings, **counted})
     lm = load_model(
         model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
     )
-    run_edit(lm, cases, made, folder=folder, force=force, strict=strict, explain=explain, seed=seed, as_json=as_json)
+    with interruptible(None, nothing=STOPPED):
+        run_edit(lm, cases, made, folder, force=force, strict=strict, explain=explain, seed=seed, as_json=as_json)
 
 
 def read_cases(
@@ -139,8 +154,8 @@ def run_edit(
     lm: "LM",
     cases: "Sequence[Case]",
     method: Any,
-    *,
     folder: Path | None,
+    *,
     force: bool,
     strict: bool,
     explain: bool,

@@ -14,14 +14,12 @@ from engram.cli.common import (
     Revision,
     TrustRemoteCode,
     emit_json,
-    interruptible,
     load_model,
-    note,
     out,
-    progress,
     say_skipped,
 )
-from engram.cli.options import Chat, Seed, settings_given, unlogged
+from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
+from engram.cli.watching import bars, interruptible, note
 
 if TYPE_CHECKING:
     from engram.datasets import Dataset
@@ -46,7 +44,10 @@ def evaluate(
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper; ft: teacher or published.")] = None,
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
     token: Annotated[str | None, typer.Option(help="rome: subject_first, _middle, _last, or last.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    corpus: Corpus = None,
+    count: Tokens = None,
+    statistics: Statistics = None,
+    cache: Cache = None,
     protocol: Annotated[str, typer.Option(help="single: undo each edit; sequential: pile them up.")] = "single",
     batch: Batch = 1,
     limit: Limit = None,
@@ -76,7 +77,8 @@ def evaluate(
     """
     place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     options = {
-        **settings_given(preset=preset, layer=layer, token=token, corpus=corpus),
+        **settings_given(preset=preset, layer=layer, token=token),
+        **statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=method == "rome"),
         **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
         **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "chat": chat, "engine": place},
     }
@@ -99,8 +101,7 @@ def run_evaluation(lm: "LM", cases: "Dataset", options: dict[str, Any], *, as_js
     from engram import evaluation
 
     folder: Path | None = options["out"]
-    what = f"{options['method']} on {cases.name}"
-    with interruptible(folder, kept="cases"), unlogged(), progress(what, quiet=as_json) as update:
+    with interruptible(folder, kept="cases"), unlogged(), bars(quiet=as_json) as update:
         report = evaluation.evaluate(lm, cases, progress=update, **options)
     if as_json:
         emit_json({**report.plain(), "out": None if folder is None else str(folder)})

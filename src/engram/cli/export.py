@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from engram.cli.common import Device, Dtype, Json, Revision, TrustRemoteCode, emit_json, load_model, note, out
+from engram.cli.common import Device, Dtype, Json, Revision, TrustRemoteCode, emit_json, load_model, out
 from engram.cli.options import EditFolder, named
+from engram.cli.watching import note
 
 _WHAT = {"hf": "a whole model that AutoModelForCausalLM loads", "peft": "a LoRA adapter that PeftModel loads"}
 

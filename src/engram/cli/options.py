@@ -1,21 +1,21 @@
 """What the verbs about edits share: their options, and small things to say."""
 
 import logging
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from engram.cli.common import err
+from engram.errors import SettingError
 
 if TYPE_CHECKING:
     from engram.editing import Edit
     from engram.models import LM
-    from engram.stats import Progress as Report
 
+CACHE = "ENGRAM_CACHE"
 EditFolder = Annotated[Path, typer.Argument(help="A folder that 'engram edit --out' wrote.")]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")]
@@ -24,25 +24,59 @@ Strict = Annotated[
 ]
 
 
-@contextmanager
-def bars(*, quiet: bool = False) -> Generator["Report"]:
-    """Show one bar per job that takes a while, on standard error; yields what library functions call `progress`."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    console = err()
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
+def _use_cache(folder: Path | None) -> Path | None:
+    """Let this command keep its cache in a folder; `main` takes it back."""
+    if folder is not None:
+        os.environ[CACHE] = str(folder)
+    return folder
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
 
-        yield report
+Corpus = Annotated[
+    str | None,
+    typer.Option(help="Text for key statistics: a .txt, .csv or .jsonl file, or hf:NAME; mini has its own."),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, help="How many tokens of it to count; enough of them if not given."),
+]
+Statistics = Annotated[
+    Path | None, typer.Option(help="Key statistics in a folder that 'engram stats --out' wrote, instead of a corpus.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(callback=_use_cache, help="Folder of the cache; $ENGRAM_CACHE or the user's cache folder otherwise."),
+]
+
+
+def statistics_given(
+    model: str, *, corpus: str | None = None, tokens: int | None = None, statistics: Path | None = None, needed: bool
+) -> dict[str, Any]:
+    """Return a method's settings about key statistics, checked before the model is loaded.
+
+    Args:
+        model: the model's name or folder.
+        corpus: a file, or hf:NAME.
+        tokens: how many tokens to count.
+        statistics: a folder of statistics.
+        needed: whether there must be statistics, or text to count.
+
+    Raises:
+        SettingError: nothing was given, and the cache has nothing for such a model; or too much.
+        DataError: a file cannot be read, or is empty.
+    """
+    from engram.stats import KeyStatistics, open_corpus
+    from engram.stats.cache import default_folder, may_be_kept
+    from engram.stats.finding import need_text
+
+    if statistics is not None and (corpus is not None or tokens is not None):
+        raise SettingError("Give --statistics FOLDER, or a --corpus to count (and --tokens), not both.")
+    if corpus is not None and not corpus.startswith("hf:"):
+        open_corpus(corpus)
+    if needed and model != "mini" and corpus is None and statistics is None:
+        if not may_be_kept(default_folder(), model):
+            raise SettingError(need_text(model))
+    found = None if statistics is None else KeyStatistics.load(statistics)
+    return settings_given(corpus=corpus, tokens=tokens, covariance=found)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engram.cli.common import Json, emit_json, note, out
+from engram.cli.common import Json, emit_json, out
 from engram.cli.evaluate import show
+from engram.cli.watching import note
 from engram.errors import SettingError
 
 if TYPE_CHECKING:

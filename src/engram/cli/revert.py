@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from engram.cli.common import Json, TrustRemoteCode, emit_json, load_model, note, out
+from engram.cli.common import Json, TrustRemoteCode, emit_json, load_model, out
 from engram.cli.options import named
+from engram.cli.watching import note
 from engram.errors import EditError
 
 

@@ -1,7 +1,6 @@
 """`engram serve`: the page, for a browser on this machine."""
 
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,11 +15,11 @@ from engram.cli.common import (
     TrustRemoteCode,
     emit_json,
     load_model,
-    note,
     out,
 )
-from engram.cli.options import Chat
-from engram.errors import SettingError, needs_extra
+from engram.cli.options import Cache, Chat, Corpus, Statistics, Tokens, statistics_given
+from engram.cli.watching import note
+from engram.errors import needs_extra
 
 
 def serve(
@@ -30,9 +29,10 @@ def serve(
         int | None, typer.Option(min=1, max=65535, help="7860 or the next free one when not given.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; only this machine by default.")] = "127.0.0.1",
-    corpus: Annotated[
-        str | None, typer.Option(help="Text for key statistics (a file, or 'hf:NAME'); mini has its own.")
-    ] = None,
+    corpus: Corpus = None,
+    count: Tokens = None,
+    statistics: Statistics = None,
+    cache: Cache = None,
     chat: Chat = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -49,8 +49,7 @@ def serve(
         from engram import web
     except ImportError as error:
         raise needs_extra("The page", "web") from error
-    if corpus is not None and not corpus.startswith("hf:") and not Path(corpus).is_file():
-        raise SettingError(f"The corpus {corpus!r} is no file. Give a .txt, .csv or .jsonl file, or 'hf:NAME'.")
+    given = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=False)
     lm = load_model(
         model,
         device=device,
@@ -59,7 +58,7 @@ def serve(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    running = web.serve(web.Workbench(lm, corpus=corpus, chat=chat), host=host, port=port)
+    running = web.serve(web.Workbench(lm, **given, chat=chat), host=host, port=port)
     if as_json:
         emit_json({"url": running.url, "model": lm.name})
     else:

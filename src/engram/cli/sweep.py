@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from engram.cli.common import (
-    Device,
-    Dtype,
-    Json,
-    Model,
-    emit_json,
-    interruptible,
-    load_model,
-    note,
-    out,
-    progress,
-    say_skipped,
-)
+from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, out, say_skipped
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
-from engram.cli.options import Chat, Seed, settings_given, unlogged
+from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
+from engram.cli.watching import bars, interruptible, note, progress
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -41,7 +30,10 @@ def sweep(
     tokens: Annotated[str, typer.Option("--token", help="subject_first, subject_middle, subject_last, last.")] = (
         "subject_last"
     ),
-    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    corpus: Corpus = None,
+    count: Tokens = None,
+    statistics: Statistics = None,
+    cache: Cache = None,
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="A run folder for every place goes in here.")] = None,
     batch: Batch = 1,
@@ -60,7 +52,9 @@ def sweep(
     Example: engram sweep mini mini --limit 40 --layers 0-5 --out runs/sweep
     """
     names = split(methods)
-    settings = {"rome": settings_given(corpus=corpus, preset=preset, seed=seed)} if "rome" in names else {}
+    rome = "rome" in names
+    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=rome)
+    settings = {"rome": {**settings_given(preset=preset, seed=seed), **counted}} if rome else {}
     options: dict[str, Any] = {
         **{"methods": names, "layers": layer_list(layers), "tokens": split(tokens), "settings": settings},
         **{"out": folder, "batch": batch, "seed": seed, "chat": chat},
@@ -91,8 +85,8 @@ def run_sweep(lm: "LM", cases: "Dataset", options: dict[str, Any], *, traced: in
     folder: Path | None = options["out"]
     trace = None
     with interruptible(folder, kept="places"):
-        with unlogged(), progress("places", quiet=as_json) as update:
-            swept = evaluation.sweep(lm, cases, progress=lambda _, done, total: update(done, total), **options)
+        with unlogged(), bars(quiet=as_json) as report:
+            swept = evaluation.sweep(lm, cases, progress=report, **options)
         say_skipped(cases)
         if traced > 0:
             with unlogged(), progress("traces", quiet=as_json) as update:

@@ -15,14 +15,12 @@ from engram.cli.common import (
     Revision,
     TrustRemoteCode,
     emit_json,
-    interruptible,
     load_model,
-    note,
     out,
-    progress,
     say_skipped,
 )
 from engram.cli.options import Chat, unlogged
+from engram.cli.watching import interruptible, note, progress
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -122,7 +120,8 @@ def _one(
 ) -> None:
     from engram.locate import trace as run
 
-    with progress("tracing", quiet=as_json) as update:
+    stopped = "One trace is kept when it is finished; start the same command again."
+    with interruptible(None, nothing=stopped), progress("tracing", quiet=as_json) as update:
         found = run(lm, fact, **options, progress=update)
     if plot is not None:
         found.plot(path=plot)

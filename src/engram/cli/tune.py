@@ -15,14 +15,12 @@ from engram.cli.common import (
     Revision,
     TrustRemoteCode,
     emit_json,
-    interruptible,
     load_model,
-    note,
     out,
-    progress,
 )
-from engram.cli.options import Chat, Seed, settings_given, unlogged
+from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
 from engram.cli.sweep import layer_list
+from engram.cli.watching import bars, interruptible, note
 from engram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -42,7 +40,10 @@ def tune(
     clamps: Annotated[str | None, typer.Option(help="rome: clamps to try, as in 0.5,1,2.")] = None,
     rates: Annotated[str | None, typer.Option(help="ft, ft-l: learning rates to try.")] = None,
     bounds: Annotated[str | None, typer.Option(help="ft-l: bounds to try.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Text for key statistics: a file or hf:NAME.")] = None,
+    corpus: Corpus = None,
+    count: Tokens = None,
+    statistics: Statistics = None,
+    cache: Cache = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Keep every edit's result here, not in the cache.")
     ] = None,
@@ -69,9 +70,10 @@ def tune(
         clamp=numbers(clamps),
         lr=numbers(rates),
         bound=numbers(bounds),
-        corpus=corpus,
         chat=chat,
     )
+    needed = method == "rome" and not (forget or show)
+    settings |= statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed)
     lm = load_model(model, **where, trust_remote_code=trust_remote_code)
     if forget:
         say_forgotten(lm, method, as_json=as_json)
@@ -88,8 +90,8 @@ def run_tuning(lm: "LM", data: str | None, options: dict[str, Any], *, as_json: 
     from engram.editing.tuned import tuned_file
 
     folder = options["out"] or tuned_file(lm, options["method"]).parent
-    with interruptible(folder, kept="edits"), unlogged(), progress("edits", quiet=as_json) as update:
-        found = evaluation.tune(lm, data, progress=lambda _, done, total: update(done, total), **options)
+    with interruptible(folder, kept="edits"), unlogged(), bars(quiet=as_json) as report:
+        found = evaluation.tune(lm, data, progress=report, **options)
     if as_json:
         emit_json(found.plain())
         return

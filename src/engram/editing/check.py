@@ -17,7 +17,7 @@ from engram.editing.probes import cases_for, one_per_fact
 from engram.facts import Case, Fact
 from engram.given import require_each
 from engram.models.generation import Generation, generate_batch
-from engram.stats import Progress
+from engram.progress import AnyProgress, Doing, progress_for
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -30,6 +30,7 @@ _HEADINGS: dict[Kind, tuple[str, str]] = {
     "other fact": ("other facts of the subject", "unchanged"),
 }
 _YES, _NO, _CUT = "✓", "✗", "…"
+CHECKING = Doing("checking", unit="parts")
 _LEAK = 0.01
 
 
@@ -143,7 +144,7 @@ def check(
     health: bool = True,
     max_new_tokens: int = 30,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
 ) -> Check:
     """Ask the model with and without an edit; it is the same afterwards.
 
@@ -158,7 +159,7 @@ def check(
         health: also run the guard.
         max_new_tokens: length of free texts.
         seed: for free texts and the guard.
-        progress: told what is being done, how much is done, and of how much.
+        progress: told what is being done, how much is done, and of how much; the log when not given.
 
     Raises:
         EditMismatch: the edit was made for another model.
@@ -172,12 +173,13 @@ def check(
     questions = [question for group in asked for _, question in group]
     openings = [text for case in cases for text in case.generation]
     how = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed)
-    say = progress or (lambda what, done, total: None)
+    say = progress_for(progress)
+    say(CHECKING, 0, 3)
     before, texts_before = ask(lm, questions), _written(lm, openings, how)
-    say("checking", 1, 3)
+    say(CHECKING, 1, 3)
     with edit.applied(lm):
         after, texts_after = ask(lm, questions), _written(lm, openings, how)
-    say("checking", 2, 3)
+    say(CHECKING, 2, 3)
     verdict = guard(lm, edit, thresholds=thresholds, seed=seed) if health else None
     said = zip(before, after, strict=True)
     written = map(FreeText, openings, texts_before, texts_after)

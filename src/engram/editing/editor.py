@@ -12,7 +12,7 @@ from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
 from engram.given import require, require_each, require_lm
-from engram.stats import Progress
+from engram.progress import AnyProgress, progress_for
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -27,7 +27,7 @@ def edit(
     *,
     force: bool = False,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     **settings: Any,
 ) -> Edit:
     """Make an Edit that writes one fact or several. The model is unchanged.
@@ -42,7 +42,7 @@ def edit(
         force: also write facts that the model says already. Otherwise they are left out, and the Edit's notes say so.
         verify: ask the edited model whether it says each target (one short pass per fact). Leave it out where every
             edit is scored anyway.
-        progress: told what is being done, how much of it is done, and how much there is.
+        progress: told what is being done, how much of it is done, and how much there is; the log when not given.
         **settings: the method's settings, when it is given by name.
 
     Raises:
@@ -65,7 +65,7 @@ def edit(
     known = [] if force else [f for f in facts if already_says(lm, f, mode_of(f, made), chat=chat)]
     wanted = [f for f in facts if f not in known]
     notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f in known)
-    done = made(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
+    done = made(lm, wanted, progress=progress_for(progress)) if wanted else Edit.of(lm, {}, ())
     if verify:
         done = _checked(lm, done, chat)
     for note in (*notes, *contradictions(done.origins)):

@@ -23,8 +23,8 @@ from engram.facts import Fact
 from engram.models.chat import wrap_for
 from engram.models.hooks import on_block_input, on_projection
 from engram.models.resume import resume
+from engram.progress import Doing, Progress
 from engram.showing import Shown
-from engram.stats import Progress
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -158,7 +158,7 @@ class FT(Shown):
                     for delta in deltas.values():
                         delta.data.clamp_(-bound, bound)
             if progress is not None:
-                progress("fine-tuning", step + 1, self.steps)
+                progress(Doing("fine-tuning", unit="steps"), step + 1, self.steps)
             if sum(row[-1] for row in losses) / len(losses) < self.stop:
                 stopped = f"loss below {self.stop:g}"
                 break

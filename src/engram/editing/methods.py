@@ -13,8 +13,8 @@ from engram.editing.finetune import FT, FTL
 from engram.editing.rome import ROME
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
+from engram.progress import Progress
 from engram.showing import short
-from engram.stats import Progress
 
 if TYPE_CHECKING:
     from engram.models import LM

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engram.editing.forwarding import FirstPass, Tail
 from engram.errors import NumericalError
-from engram.stats import Progress
+from engram.progress import Doing, Progress
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -121,7 +121,7 @@ def descend(
         for fact in done:
             stopped[fact] = f"{'target ' if how.stop_at_target else ''}loss below {how.stop:g}"
         if progress is not None:
-            progress("looking for values", step + 1, how.steps)
+            progress(Doing("looking for values", unit="steps"), step + 1, how.steps)
         if step == how.steps - 1 or len(done) == len(active):
             break
         (gradient,) = torch.autograd.grad(total.sum(), free)

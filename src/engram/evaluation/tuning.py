@@ -7,7 +7,7 @@ What is tuned, and over which values, says `engram.editing.layers.TUNABLE`; whic
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -28,6 +28,7 @@ from engram.evaluation.measuring import LIKELIHOODS
 from engram.evaluation.records import circumstances, settings_of
 from engram.evaluation.trials import Trials, named
 from engram.facts import Case
+from engram.progress import AnyProgress, progress_for
 from engram.runs import RunStore
 from engram.stats import KeyStatistics
 
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 RECORDS = 24
 """Records that a method is tuned on, unless told otherwise: enough to part settings by some ten points of S."""
 
-Progress = Callable[[str, int, int], None]
-
 
 def tune(
     lm: "LM",
@@ -50,7 +49,7 @@ def tune(
     records: int = RECORDS,
     out: str | Path | None = None,
     keep: bool = True,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Tuned:
@@ -86,7 +85,7 @@ def tune(
     wanted = settings_of(lm, dataset, made, scoring, "tuning", records=len(cases))
     place = Path(out) if out is not None else _in_cache(lm, method, wanted)
     with RunStore(place, wanted, circumstances=circumstances()) as store:
-        found = _search(Trials(lm, made, cases, scoring, store, progress or _quiet), values, usual)
+        found = _search(Trials(lm, made, cases, scoring, store, progress_for(progress)), values, usual)
     tuned = Tuned(
         method=method,
         **found,
@@ -173,10 +172,6 @@ def _usable(dataset: Dataset, count: int) -> list[Case]:
 def _in_cache(lm: "LM", method: str, wanted: Mapping[str, Any]) -> Path:
     mark = hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return tuned_file(lm, method).with_name(f"{method}-{mark}")
-
-
-def _quiet(_what: str, _done: int, _total: int) -> None:
-    """Say nothing."""
 
 
 def _search(trials: Trials, values: Tunable, usual: Candidate) -> dict[str, Any]:

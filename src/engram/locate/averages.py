@@ -20,10 +20,11 @@ from engram.given import require_each, require_lm
 from engram.locate.groups import GROUPS, token_groups
 from engram.locate.result import CausalTrace
 from engram.locate.settings import TraceOptions, TraceSettings
-from engram.locate.tracing import Progress, trace_with
+from engram.locate.tracing import TRACING, Steps, trace_with
 from engram.locate.words import Z95, average_lines, average_rows
 from engram.models.chat import wrap_for
 from engram.models.continuations import asked
+from engram.progress import AnyProgress, Doing, named, progress_for
 from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
 from engram.showing import Shown, frame, html_picture
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from engram.models import LM
 
 logger = logging.getLogger(__name__)
+
+FACTS = Doing("tracing facts", unit="facts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ def trace_many(
     facts: Iterable[Fact | Case],
     *,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     **options: Unpack[TraceOptions],
 ) -> AverageTrace:
     """Trace facts and average their effects.
@@ -227,7 +230,7 @@ def trace_many(
         lm: the model.
         facts: facts or cases.
         out: the run's folder (`run.json`, `results.jsonl`); nothing is written when not given.
-        progress: called with the number of finished and of all facts.
+        progress: a function of (what, done, total), or of (done, total) facts; the log when not given.
         **options: as for `trace`.
 
     Raises:
@@ -239,6 +242,7 @@ def trace_many(
     """
     require_lm(lm)
     given = require_each(facts, (Fact, Case), "facts")
+    tell = progress_for(progress, FACTS)
     settings = TraceSettings.of(**options).fitted(lm.n_layers)
     settings.check_window(lm.n_layers)
     wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in given)}
@@ -249,23 +253,23 @@ def trace_many(
         if out is not None:
             store = stack.enter_context(RunStore(out, described, circumstances=circumstances))
         for done, (name, fact) in enumerate(wanted.items()):
+            tell(FACTS, done, len(wanted))
             if name not in store:
-                store.append([_traced(lm, name, fact, settings)])
-            if progress is not None:
-                progress(done + 1, len(wanted))
+                store.append([_traced(lm, name, fact, settings, named(tell, TRACING))])
+        tell(FACTS, len(wanted), len(wanted))
         records = [record for record in store.records() if record["id"] in wanted]
     average = AverageTrace.of(records, described, model=lm.name)
     logger.info("%d facts traced, %d dropped that %s does not know", average.count, average.dropped, lm.name)
     return average
 
 
-def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings) -> Record:
+def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings, progress: Steps) -> Record:
     """Return the record of one fact: traced, unknown to the model, or failed with a reason."""
     base = {"id": name, "prompt": fact.text, "subject": fact.subject, "original": fact.original}
     try:
         if not _known(lm, wrap_for(lm, chat=settings.chat).fact(fact)):
             return {**base, "status": "unknown"}
-        trace = trace_with(lm, fact, settings)
+        trace = trace_with(lm, fact, settings, progress=progress)
     except FactError as error:
         logger.warning("%r was left out: %s", fact.text, error)
         return {**base, "status": "failed", "reason": str(error)}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from engram.errors import SettingError
 from engram.facts import Case, Fact
 from engram.given import require_each
-from engram.locate.averages import AverageTrace, trace_many
+from engram.locate.averages import FACTS, AverageTrace, trace_many
 from engram.locate.settings import TraceOptions
-from engram.locate.tracing import Progress
 from engram.locate.words import severed_lines, severed_rows
+from engram.progress import AnyProgress, Doing, progress_for
 from engram.showing import Shown, frame, html_picture
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from engram.models import LM
+
+TRACES = Doing("tracing facts", unit="traces")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -65,7 +67,7 @@ def compare_severed(
     facts: Iterable[Fact | Case],
     *,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     **options: Unpack[TraceOptions],
 ) -> SeveredComparison:
     """Trace the states of the last subject token three times: whole, MLPs severed, attention severed.
@@ -74,7 +76,7 @@ def compare_severed(
         lm: the model.
         facts: facts or cases.
         out: folder for the three runs (`whole`, `mlp`, `attn`), which continue like those of `trace_many`.
-        progress: called with the number of finished and of all traces.
+        progress: a function of (what, done, total), or of (done, total) traces; the log when not given.
         **options: as for `trace`, but for sites, tokens and severed, which are given.
 
     Raises:
@@ -83,12 +85,14 @@ def compare_severed(
     given = sorted({"sites", "tokens", "severed"} & set(options))
     if given:
         raise SettingError(f"compare_severed decides {', '.join(given)} itself; leave it out.")
-    every = require_each(facts, (Fact, Case), "facts")
+    every, tell = require_each(facts, (Fact, Case), "facts"), progress_for(progress, TRACES)
 
     def part(index: int, name: str, **severed: Unpack[TraceOptions]) -> AverageTrace:
-        def report(done: int, total: int) -> None:
-            if progress is not None:
-                progress(index * total + done, 3 * total)
+        def report(what: str, done: int, total: int) -> None:
+            if what == FACTS:
+                tell(TRACES, index * total + done, 3 * total)
+            else:
+                tell(what, done, total)
 
         folder = None if out is None else Path(out) / name
         fixed: TraceOptions = {**options, "sites": "state", "tokens": "subject_last", **severed}

@@ -30,14 +30,16 @@ from engram.locate.staircase import effective, plan_climbs
 from engram.locate.windows import Cell, TraceSite
 from engram.models.chat import wrap_for
 from engram.models.continuations import asked, continuation_ids
+from engram.progress import AnyProgress, Doing, named, progress_for
 
 if TYPE_CHECKING:
     from engram.models import LM
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+Steps = Callable[[int, int], None]
 """Called with the number of finished and of all passes."""
+TRACING = Doing("tracing", unit="passes")
 
 
 def trace(
@@ -57,7 +59,7 @@ def trace(
     against: str | None = None,
     chat: bool = False,
     memory_budget: int | float | str | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
 ) -> CausalTrace:
     """Trace one fact: which restored states bring the answer back when the subject is corrupted?
 
@@ -79,7 +81,7 @@ def trace(
         against: second answer of the logit difference; `fact.target` otherwise.
         chat: ask within the tokenizer's chat template; `all` tokens then begin with the user's words.
         memory_budget: bytes or `"2GiB"` beyond the model; 1 GiB on the CPU, half of what is free on a GPU.
-        progress: called after every pass.
+        progress: a function of (what, done, total), or of (done, total) passes; the log when not given.
 
     Raises:
         SettingError: an option has a value that is not allowed.
@@ -94,12 +96,12 @@ def trace(
     options |= {"metric": metric, "against": against, "chat": chat, "memory_budget": memory_budget}
     settings = TraceSettings.of(**options)
     settings.check_window(lm.n_layers)
-    return trace_with(lm, fact, settings, progress=progress)
+    return trace_with(lm, fact, settings, progress=named(progress_for(progress, TRACING), TRACING))
 
 
 @torch.no_grad()
 def trace_with(
-    lm: "LM", fact: Fact, settings: TraceSettings, *, plain: bool = False, progress: Progress | None = None
+    lm: "LM", fact: Fact, settings: TraceSettings, *, plain: bool = False, progress: Steps | None = None
 ) -> CausalTrace:
     """Trace one fact with checked settings; `plain` takes the plain path even where the fast one would do."""
     settings = settings.fitted(lm.n_layers)
@@ -182,7 +184,7 @@ class _Work:
     def length(self) -> int:
         return self.clean.ids.shape[1]
 
-    def run(self, *, plain: bool, progress: Progress | None) -> tuple[dict[str, Tensor], Tensor]:
+    def run(self, *, plain: bool, progress: Steps | None) -> tuple[dict[str, Tensor], Tensor]:
         """Return the metric by site [token layer sample] and its baseline [sample]."""
         settings, total = self.settings, self.corruption.samples
         budget = parse_budget(settings.memory_budget, self.lm.device)
@@ -215,7 +217,7 @@ class _Work:
         }
 
     def _plainly(
-        self, corruption: Corruption, restoring: Corruption, budget: int, report: Progress
+        self, corruption: Corruption, restoring: Corruption, budget: int, report: Steps
     ) -> tuple[dict[str, Tensor], Tensor]:
         severed = self.settings.severed
         corrupted = run_corrupted(self.lm, corruption, [severed] if severed else [], for_resuming=False)
@@ -232,7 +234,7 @@ class _Work:
         return self._grids({key: found[cell] for key, cell in cells.items()}, baseline), baseline
 
     def _climbing(
-        self, corruption: Corruption, budget: int, kept: int, report: Progress
+        self, corruption: Corruption, budget: int, kept: int, report: Steps
     ) -> tuple[dict[str, Tensor], Tensor]:
         lm, settings, last = self.lm, self.settings, self.length - 1
         severed = settings.severed
@@ -266,7 +268,7 @@ class _Work:
         return grids
 
 
-def _part_of(progress: Progress | None, part: int, parts: int) -> Progress:
+def _part_of(progress: Steps | None, part: int, parts: int) -> Steps:
     """Report passes of one part of the samples as passes of the whole."""
 
     def report(done: int, total: int) -> None:

@@ -138,6 +138,8 @@ def collect(
     logger.info("%s: %.0f MB for the sums", what, len(layers) * 8 * lm.d_mlp**2 / 1e6)
     expected = most or round(PER_DIMENSION * lm.d_mlp)
     saved, converged = time.monotonic(), False
+    if progress is not None and count.tokens:
+        progress(what, count.tokens, max(expected, count.tokens))
     try:
         for chunk in _chunks(_windows(lm, corpus, how), count, most):
             if not chunk:

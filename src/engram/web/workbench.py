@@ -117,20 +117,31 @@ class Workbench:
         lm: the model.
         limits: bounds of what visitors may ask.
         corpus: text for the key statistics of models that have none of their own; see `engram.stats.open_corpus`.
+        tokens: how many tokens of it to count.
+        covariance: key statistics instead; see `engram.ROME`.
         chat: ask within the tokenizer's chat template, unless a visitor wants otherwise.
 
     Raises:
         TokenizerError: `chat` on a model without a chat template.
     """
 
-    def __init__(self, lm: "LM", *, limits: Limits | None = None, corpus: Any = None, chat: bool = False) -> None:
+    def __init__(
+        self,
+        lm: "LM",
+        *,
+        limits: Limits | None = None,
+        corpus: Any = None,
+        tokens: int | None = None,
+        covariance: Any = None,
+        chat: bool = False,
+    ) -> None:
         self.lm = lm
         wrap_for(lm, chat=chat)  # refuses at once
         self.chat = chat
         self.chats = chat or _has_template(lm)
         self.limits = limits or Limits()
         self.names = _known_names(lm)
-        self._corpus = corpus
+        self._statistics = {"corpus": corpus, "tokens": tokens, "covariance": covariance}
         self._lock = threading.Lock()
 
     # Words
@@ -243,8 +254,7 @@ class Workbench:
             settings["layer"] = wish.layer
         if wish.chat and "chat" in known:
             settings["chat"] = True
-        if self._corpus is not None and "corpus" in known:
-            settings["corpus"] = self._corpus
+        settings |= {name: value for name, value in self._statistics.items() if value is not None and name in known}
         return settings
 
     # Side by side
