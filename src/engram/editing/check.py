@@ -172,8 +172,7 @@ def check(
     asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]
     questions = [question for group in asked for _, question in group]
     openings = [text for case in cases for text in case.generation]
-    how = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed)
-    say = progress_for(progress)
+    how, say = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed), progress_for(progress)
     say(CHECKING, 0, 3)
     before, texts_before = ask(lm, questions), _written(lm, openings, how)
     say(CHECKING, 1, 3)
