@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 import engram
-from engram.editing import FT, FTL
+from engram.editing import FT, FTL, answers
 from engram.editing.answers import Question, ask
 from engram.editing.prompts import Wrap, padded, rows_for
 from engram.errors import FactError
@@ -141,6 +141,20 @@ def test_a_prompts_line_break_is_read_once_and_scored_never() -> None:
     assert FTL(layer=1, steps=1)(lm, [fact]).records[0].losses[0] == pytest.approx(
         mean(lm, fact.text, "Rome"), abs=1e-4
     )
+
+
+@pytest.mark.parametrize("prompt", ["The city (", "The city is\n"])
+def test_what_a_model_says_is_as_probable_as_it_stands(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space is put before words that the model itself wrote without one."""
+    lm = byte_level()
+    monkeypatch.setattr(answers, "generate_batch", lambda _lm, prompts, _how: [f"{p}Rome, the" for p in prompts])
+    (answer,) = ask(lm, [Question(text=prompt)])
+    assert answer.says == "Rome"
+    ids = lm.encode(prompt + "Rome").ids
+    begin = lm.encode(prompt).ids.shape[1]
+    logp = lm.forward(ids)[0].float().log_softmax(-1).detach()
+    wanted = float(logp[begin - 1 : -1].gather(1, ids[0, begin:, None]).sum())
+    assert math.log(answer.probability) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_spaces_at_a_prompts_end_belong_to_what_follows() -> None:
