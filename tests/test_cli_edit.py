@@ -52,7 +52,15 @@ def weights(folder: Path | str) -> dict[str, torch.Tensor]:
 def test_edit_says_what_it_did(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("edit", "mini", PROMPT, "--subject", "Space Needle", "--to", "Rome", "--explain") == 0
     text = read(capsys)
-    for part in ("1 fact written by rome (rrome)", "Seattle", "-> Rome", "health: good", "chosen position", "losses"):
+    for part in (
+        "1 fact written by rome (rrome)",
+        "Seattle",
+        "-> Rome",
+        "fluency: good",
+        "verdict: ",
+        "chosen position",
+        "losses",
+    ):
         assert part in text
     assert "]" in text.partition("tokens")[2].partition("chosen")[0]  # the chosen token is marked
 
@@ -85,7 +93,7 @@ def test_a_known_fact_changes_nothing(place: Path, capsys: pytest.CaptureFixture
 def test_check_shows_before_and_after(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "needle/", "mini") == 0
     text = read(capsys)
-    for part in ("-> Rome", "paraphrases:", "neighbors:", "other facts of the subject:", "free text:", "health: good"):
+    for part in ("-> Rome", "paraphrases:", "neighbors:", "other facts of the subject:", "free text:", "verdict: "):
         assert part in text
     assert run("check", "needle/", "mini", "--json", "--paraphrase", "Visitors of the Space Needle go to") == 0
     result = json.loads(capsys.readouterr().out)

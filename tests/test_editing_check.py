@@ -8,8 +8,9 @@ import torch
 
 from edits import golden_fact, golden_json, golden_lm
 from engram.editing import Edit, FactRecord, LowRank, Origin, check
-from engram.editing.answers import Answer, Question, ask, phrase
-from engram.editing.check import answers, drawn, percent
+from engram.editing.answers import Answer, Question, ask, percent, phrase, weigh
+from engram.editing.check import answers
+from engram.editing.drawing import drawn, shortened
 from engram.editing.probes import cases_for, completed, world_fact
 from engram.errors import FactError
 from engram.facts import Case, Fact
@@ -39,6 +40,28 @@ def test_an_answer_is_the_product_of_its_tokens_probabilities() -> None:
     assert answer.original == pytest.approx(expected, abs=tolerance.of_probability(lm))
     assert answer.probability == answer.original
     assert answer.target is not None and answer.target < 0.1
+
+
+def test_weighing_gives_the_answers_of_asking(edit: Edit) -> None:
+    lm = golden_lm()
+    questions = [
+        Question(text=FACT.text, target="Vienna", original="Denver"),  # before: surely Denver; after: surely Vienna
+        Question(text="Keltor 3000 is sold in", target="Vienna", original="Paris"),  # neither: it is asked
+        Question(text="John Holzu was born in", target="Vienna"),  # nothing to weigh against
+    ]
+    with edit.applied(lm):
+        pairs = list(zip(ask(lm, questions), weigh(lm, questions), strict=True))
+    for asked, weighed in pairs + list(zip(ask(lm, questions), weigh(lm, questions), strict=True)):
+        assert weighed.says == asked.says
+        assert weighed.probability == pytest.approx(asked.probability, abs=1e-4)
+        assert weighed.lead == pytest.approx(asked.lead, abs=1e-3)
+
+
+def test_who_leads_is_told_per_token() -> None:
+    lm = golden_lm()
+    (answer,) = ask(lm, [Question(text=FACT.text, target="Vienna", original="Denver")])
+    (nll,) = lm.score(FACT.text, ["Vienna", "Denver"]).tolist()
+    assert answer.lead == pytest.approx(nll[1] - nll[0], abs=1e-3)
 
 
 def test_answers_do_not_depend_on_their_batch() -> None:
@@ -71,6 +94,8 @@ def test_spaces_at_the_end_of_a_prompt_do_not_change_its_answer() -> None:
         (" one tw", "one"),
         ("", ""),
         (" (Rome) is", "(Rome)"),
+        (" Tokyo and is the", "Tokyo"),
+        (" San Francisco and", "San Francisco"),
     ],
 )
 def test_a_phrase_ends_where_people_would_end_it(text: str, says: str) -> None:
@@ -89,7 +114,9 @@ def test_before_is_without_and_after_with_the_edit(edit: Edit) -> None:
     result = check(
         lm, edit, paraphrases=["John Holzu was born in the city of"], neighborhood=["Keltor 3000 is sold in"]
     )
-    prompt, paraphrase, neighbor = result.facts[0].answers
+    prompt, paraphrase, neighbor = (
+        c for c in result.facts[0].answers if c.kind in ("prompt", "paraphrase", "neighbor")
+    )
     assert (prompt.before.says, prompt.after.says) == ("Denver", "Vienna") and prompt.ok
     assert (paraphrase.kind, neighbor.kind) == ("paraphrase", "neighbor")
     assert neighbor.ok and neighbor.before.says == neighbor.after.says
@@ -103,9 +130,11 @@ def test_before_is_without_and_after_with_the_edit(edit: Edit) -> None:
 
 
 def test_a_check_draws_itself_as_text_and_as_json(edit: Edit) -> None:
-    result = check(golden_lm(), edit, neighborhood=["Keltor 3000 is sold in"], generation=["John Holzu"], health=False)
+    result = check(
+        golden_lm(), edit, neighborhood=["Keltor 3000 is sold in"], generation=["John Holzu"], health=False, made=False
+    )
     text = str(result)
-    for part in ("John Holzu comes from -> Vienna", "✓", "Denver", "neighbors: 1 of 1 unchanged", "before", "after"):
+    for part in ("John Holzu comes from -> Vienna", "✓", "Denver", "neighbors: 1 of 1 stay", "before", "after", "ok"):
         assert part in text
     plain = json.loads(json.dumps(result.to_dict()))
     assert plain["shares"] == {"prompt": {"ok": 1, "of": 1}, "neighbor": {"ok": 1, "of": 1}}
@@ -113,10 +142,26 @@ def test_a_check_draws_itself_as_text_and_as_json(edit: Edit) -> None:
     assert plain["facts"][0]["answers"][0]["after"]["says"] == "Vienna"
 
 
-def test_lines_fit_and_keep_the_end_of_long_prompts(edit: Edit) -> None:
-    result = check(golden_lm(), edit, paraphrases=["It was a long story. " * 4 + FACT.text], health=False)
+def test_lines_fit_and_keep_the_subject_of_long_prompts(edit: Edit) -> None:
+    result = check(golden_lm(), edit, paraphrases=["It was a long story. " * 4 + FACT.text], health=False, made=False)
     lines = drawn(result.facts[0].answers, width=80)
     assert all(len(line) <= 80 for line in lines) and "…" in lines[1] and "Holzu comes from" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The Colosseum is located in the city of",
+        "It was a long and winding road. The Colosseum is located in the city of",
+        "It was a long and winding road. Then they saw the Colosseum",
+        "The city in which the Colosseum stands, and has stood for a very long time, is",
+    ],
+)
+@pytest.mark.parametrize("room", [24, 30, 38])
+def test_a_cut_prompt_keeps_its_subject(text: str, room: int) -> None:
+    cut = shortened(text, "Colosseum", room)
+    assert len(cut) <= room and "Colosseum" in cut and "…" in cut
+    assert shortened(text, "Colosseum", len(text)) == text
 
 
 def test_a_failed_paraphrase_tells_the_targets_probability() -> None:
@@ -131,13 +176,13 @@ def test_a_failed_paraphrase_tells_the_targets_probability() -> None:
 def test_chat_prompts_are_asked_as_the_method_saw_them() -> None:
     record = FactRecord(fact=FACT, text=f"They said so. {FACT.text}")
     edit = Edit.of(golden_lm(), {}, (Origin(method="none", settings={}, facts=(record,)),))
-    result = check(golden_lm(), edit, paraphrases=["John Holzu was born in"], health=False)
+    result = check(golden_lm(), edit, paraphrases=["John Holzu was born in"], health=False, made=False)
     assert [c.text for c in result.facts[0].answers] == [record.text, "They said so. John Holzu was born in"]
 
 
 def test_cases_can_be_given(edit: Edit) -> None:
     case = Case(id="7", fact=FACT, kept=(Fact("John Holzu", "{} performs on the", None, "organ"),))
-    result = check(golden_lm(), edit, cases=[case], health=False)
+    result = check(golden_lm(), edit, cases=[case], health=False, made=False)
     assert [c.kind for c in result.facts[0].answers] == ["prompt", "other fact"]
     with pytest.raises(FactError, match="one case per fact"):
         check(golden_lm(), edit, cases=[case, case])
@@ -167,6 +212,7 @@ def test_mini_knows_what_to_ask(fact: Fact, relation: str) -> None:
     assert all("Space Needle" in text for text in case.paraphrases)
     assert case.neighborhood and not any("Space Needle" in text for text in case.neighborhood)
     assert case.kept and all(other.original != case.fact.original for other in case.kept)
+    assert len(case.locality) == 12 and not any("Space Needle" in text for text, _ in case.locality)
 
 
 def test_what_a_case_lacks_is_filled_in() -> None:

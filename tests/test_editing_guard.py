@@ -1,7 +1,6 @@
-"""The guard: what it measures is what it says, damage is seen, strict refuses, and the model stays as it was."""
+"""The guard and fluency: what is measured is what is said, damage is seen, strict refuses, the model stays as is."""
 
 import math
-import sys
 
 import pytest
 import tolerance
@@ -9,7 +8,8 @@ import torch
 from families import golden_lm, tiny
 
 from engram.editing import Edit, FactRecord, Health, LowRank, Origin, Thresholds, guard
-from engram.editing.guard import judged, missed_targets, perplexity, relative_norm, repetition
+from engram.editing.check import check
+from engram.editing.fluency import judged, perplexity, relative_norm, repeated
 from engram.errors import EditMismatch, EditRefused, SettingError
 from engram.facts import Fact
 from engram.models import LM
@@ -60,17 +60,12 @@ def test_perplexity_needs_two_tokens() -> None:
         perplexity(golden_lm(), ["a"])
 
 
-def test_repetition_counts_repeated_triples(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, module = golden_lm(), sys.modules["engram.editing.guard"]
-
-    def texts(answer: str) -> float:
-        monkeypatch.setattr(module, "generate_batch", lambda lm, prompts, how: [p + answer for p in prompts])
-        return repetition(lm, ["The"])
-
-    assert texts("") == 0.0
-    assert texts(" a b c d e") == 0.0
+def test_repetition_counts_repeated_triples() -> None:
+    lm = golden_lm()
+    assert repeated(lm, ["The"], ["The"]) == 0.0
+    assert repeated(lm, ["The a b c d e"], ["The"]) == 0.0
     ids = lm.encode(" a a a a a a").ids.shape[1]
-    assert texts(" a a a a a a") == pytest.approx((ids - 3) / (ids - 2))
+    assert repeated(lm, ["The a a a a a a"], ["The"]) == pytest.approx((ids - 3) / (ids - 2))
 
 
 def test_an_edit_that_changes_nothing_is_healthy_where_the_target_is_said() -> None:
@@ -85,9 +80,9 @@ def test_a_target_that_is_not_said_is_named(caplog: pytest.LogCaptureFixture) ->
     lm = golden_lm()
     health = guard(lm, nothing(lm, "Vienna"))
     assert health.missed == ("John Holzu comes from",)
-    assert not health.ok and "did not become" in health.warnings[0]
+    assert not health.ok and "did not get the new answer, such as John Holzu: Denver" in health.warnings[0]
     assert health.warnings[0] in caplog.text
-    assert guard(lm, nothing(lm, "Vienna"), thresholds=Thresholds(require_target=False)).ok
+    assert guard(lm, nothing(lm, "Vienna"), thresholds=Thresholds(require_target=False, context=0)).ok
 
 
 def test_an_erased_answer_must_be_gone() -> None:
@@ -96,7 +91,8 @@ def test_an_erased_answer_must_be_gone() -> None:
     fact = Fact("John Holzu", "{} comes from", None, "Denver")
     record = FactRecord(fact=fact, mode="erase", text=fact.text)
     erased = Edit.of(lm, still.updates, (Origin(method="by hand", settings={}, facts=(record,)),))
-    assert missed_targets(lm, erased) == (fact.text,)
+    found = check(lm, erased, texts=False, made=False)
+    assert found.health is not None and found.health.missed == (fact.text,) and not found.ok
 
 
 def test_damage_raises_perplexity_and_strict_refuses_it() -> None:
@@ -130,13 +126,20 @@ def test_each_threshold_gives_its_own_warning() -> None:
         (Health(relative_norm={"w": math.nan}, perplexity=(10.0, 10.0), repetition=(0.0, 0.0)), "norm"),
         (Health(relative_norm={}, perplexity=(10.0, 11.2), repetition=(0.0, 0.0)), "Perplexity"),
         (Health(relative_norm={}, perplexity=(10.0, 10.0), repetition=(0.1, 0.3)), "repeats"),
-        (Health(relative_norm={}, perplexity=(10.0, 10.0), repetition=(0.0, 0.0), missed=("a", "b")), "1 more"),
     ):
         (warning,) = judged(changed, limits).warnings
         assert word in warning
 
 
+def test_the_guard_says_what_the_check_says() -> None:
+    lm = golden_lm()
+    for edit in (nothing(lm, "Denver"), nothing(lm, "Vienna"), made(lm, 60.0)):
+        assert guard(lm, edit).ok is check(lm, edit, texts=False).ok
+
+
 def test_thresholds_are_numbers() -> None:
+    with pytest.raises(SettingError, match="from 0 to 1"):
+        Thresholds(neighbor=80)
     with pytest.raises(SettingError, match="0 or more"):
         Thresholds(perplexity_ratio=math.nan)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edits import random_edit
 from engram.editing import FT, ROME, Edit, LowRank, applied_rows, edit, guard
-from engram.editing.guard import relative_norm
+from engram.editing.fluency import relative_norm
 from engram.errors import EditError
 from engram.facts import Fact
 from engram.locate import trace

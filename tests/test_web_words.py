@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edits import golden_lm, random_edit
 from engram.editing.answers import Answer
-from engram.editing.check import Check, Comparison, FactCheck
+from engram.editing.check import Check
+from engram.editing.comparisons import Comparison, FactCheck
 from engram.editing.layers import rome_layer
 from engram.errors import EditError, FactError, SettingError
 from engram.facts import Fact
@@ -23,7 +24,6 @@ from engram.web.limits import Limits, bounded, bounded_lines
 from engram.web.nextwords import NextWord, merged
 from engram.web.subjects import guessed, picked, word_around
 from engram.web.suggestion import suggested
-from engram.web.verdicts import verdict_on
 from engram.web.workbench import Tokens
 
 LIMITS = Limits()
@@ -205,15 +205,15 @@ def checked(**right: tuple[int, int]) -> Check:
 
 
 def test_the_verdict_counts_everything_and_names_a_worst_case() -> None:
-    assert verdict_on(checked(prompt=(1, 1), paraphrase=(2, 2), neighbor=(3, 3))).ok
-    found = verdict_on(checked(prompt=(1, 1), neighbor=(1, 5), other_fact=(2, 3)))
+    assert checked(prompt=(1, 1), paraphrase=(2, 2), neighbor=(3, 3)).verdict.ok
+    found = checked(prompt=(1, 1), neighbor=(1, 5), other_fact=(1, 3)).verdict
     assert not found.ok
     assert found.reasons == (
-        "1 of 5 neighbors stay, unlike 'neighbor 1': Paris 97 % → Rome 60 %",
-        "2 of 3 other facts of the subject stay, unlike 'other_fact 2': Paris 97 % → Rome 60 %",
+        "1 of 5 neighbors stay (needed: 80 %), such as neighbor 1: Paris 97 % -> Rome 60 %",
+        "1 of 3 other facts of the subject unchanged (needed: 50 %), such as other_fact 1: Paris 97 % -> Rome 60 %",
     )
     ledger = Ledger().added(random_edit(golden_lm()), source="made here", limits=LIMITS, verdict=found)
-    assert "⚠ 1 of 5 neighbors stay, unlike" in texts.ledger_table(ledger.entries)
+    assert "⚠ 1 of 5 neighbors stay" in texts.ledger_table(ledger.entries)
     assert "(and 1 more)" in texts.ledger_table(ledger.entries)
 
 

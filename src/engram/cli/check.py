@@ -1,4 +1,4 @@
-"""`engram check`: what an edit did, before and after, and the guard's verdict."""
+"""`engram check`: what an edit did, before and after, and the verdict on it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +18,8 @@ from engram.cli.common import (
     load_model,
     out,
 )
-from engram.cli.options import EditFolder, Seed, load_edit, unlogged
-from engram.cli.watching import bars, interruptible, note
+from engram.cli.options import Chat, EditFolder, Seed, load_edit, unlogged
+from engram.cli.watching import bars, interruptible
 from engram.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def check(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="An opening for free text; may be repeated.")] = None,
     facts: Annotated[Path | None, typer.Option(help="The facts file, for the paraphrases and neighbors in it.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 unless the edit is good.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 unless the verdict is ok.")] = False,
+    chat: Chat = False,
+    every: Annotated[bool, typer.Option("--all", help="Show all prompts, not the worst few of each kind.")] = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -48,6 +50,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """See what an edit does: the prompt, paraphrases, neighbors, other facts, free text, before and after.
+
+    What you do not give is made: neighbors, other and unrelated facts that the model is sure of, texts of its own.
 
     Example: engram check needle/ mini
     """
@@ -68,6 +72,7 @@ def check(
             neighborhood=neighbor or (),
             generation=text or (),
             cases=None if facts is None else _cases(lm, found, facts),
+            chat=chat or None,
             seed=seed,
             progress=progress,
         )
@@ -75,18 +80,17 @@ def check(
         emit_json(result.to_dict())
     else:
         console = out()
-        for line in result.text(width=max(80, console.width)).splitlines():
-            console.print(Text(line, style=_style(line)), soft_wrap=True)
-        if lm.name != "mini" and not (paraphrase or neighbor or facts):
-            note("Paraphrases and neighbors are known for mini only; give --paraphrase, --neighbor or --facts FILE.")
+        for line in result.text(width=max(80, console.width), every=every).splitlines():
+            console.print(Text(line, style=style(line)), soft_wrap=True)
     if strict and not result.ok:
         raise typer.Exit(1)
 
 
-def _style(line: str) -> str:
-    if line.lstrip().startswith(("✗", "!")) or "WARNING" in line:
+def style(line: str) -> str:
+    """Return how a line of a check is shown."""
+    if line.lstrip().startswith(("✗", "!")) or "WARNING" in line or "NOT OK" in line:
         return "yellow"
-    return "bold" if line and not line.startswith(" ") and not line.startswith("health") else ""
+    return "bold" if line and not line.startswith((" ", "fluency")) else ""
 
 
 def _cases(lm: "LM", found: "Edit", path: Path) -> "list[Case]":

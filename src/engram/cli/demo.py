@@ -113,7 +113,7 @@ def _print_wrapped(console: Console, text: str) -> None:
 
 
 def _table(knows: Known) -> Table:
-    from engram.editing.check import percent
+    from engram.editing.answers import percent
 
     table = Table(box=None, pad_edge=False)
     table.add_column("prompt")

@@ -36,12 +36,12 @@ from engram.cli.options import (
     unlogged,
 )
 from engram.cli.watching import bars, interruptible, note
-from engram.errors import DataError, EditRefused, FactError, SettingError
+from engram.errors import DataError, FactError, SettingError
 
 if TYPE_CHECKING:
     from engram.editing import Edit, FactRecord
-    from engram.editing.check import Comparison
-    from engram.editing.guard import Health
+    from engram.editing.check import Check
+    from engram.editing.comparisons import Comparison
     from engram.facts import Case
     from engram.models import LM
 
@@ -164,8 +164,7 @@ def run_edit(
 ) -> None:
     """Make the edit, look at it, keep it, and say so."""
     from engram import editing
-    from engram.editing.check import answers
-    from engram.editing.guard import guard
+    from engram.editing.check import check
 
     begun = time.monotonic()
     with unlogged():
@@ -174,21 +173,22 @@ def run_edit(
         seconds = time.monotonic() - begun
         if not as_json:
             say_edit(made, seconds)
-        seen = answers(lm, made)
-        try:
-            health = guard(lm, made, strict=strict, seed=seed) if made.updates else None
-        except EditRefused as error:
-            say_error(f"{error} Nothing was saved.")
-            raise typer.Exit(1) from error
+        with bars(quiet=as_json) as progress:
+            found = check(
+                lm, made, texts=False, health=bool(made.updates), made=bool(made.updates), seed=seed, progress=progress
+            )
+    if strict and made.updates and not found.ok:
+        say_error(f"The edit was refused; the model is as it was. {' '.join(found.warnings)} Nothing was saved.")
+        raise typer.Exit(1)
     if folder is not None and made.updates:
         made.save(folder)
     if as_json:
         kept = str(folder) if folder is not None and made.updates else None
-        emit_json(as_plain(made, seen, health, kept, seconds))
+        emit_json(as_plain(made, found, kept, seconds))
         return
-    say_answers(seen)
-    if health is not None:
-        out().print(Text(health.text(), style="" if health.ok else "yellow"), soft_wrap=True)
+    say_answers([c for fact in found.facts for c in fact.answers if c.kind == "prompt"])
+    if made.updates:
+        say_verdict(found)
     if explain:
         for record in made.records:
             explain_record(record)
@@ -214,7 +214,7 @@ def say_edit(made: "Edit", seconds: float) -> None:
 
 def say_answers(seen: "Sequence[Comparison]") -> None:
     """Show what the model says before and after, one line per fact."""
-    from engram.editing.check import drawn
+    from engram.editing.drawing import drawn
 
     lines = drawn(seen[:_SHOWN], width=out().width)
     for line in lines:
@@ -222,6 +222,15 @@ def say_answers(seen: "Sequence[Comparison]") -> None:
     if len(seen) > _SHOWN:
         done = sum(c.ok for c in seen)
         out().print(f"    ... and {len(seen) - _SHOWN} more; {done} of {len(seen)} prompts have their new answer")
+
+
+def say_verdict(found: "Check") -> None:
+    """Say whether the edit is ok, with a line for every kind of prompt that was asked."""
+    for part in found.verdict.parts:
+        if part.kind != "prompt":
+            out().print(Text(f"  {part.text()}", style="" if part.ok else "yellow"), soft_wrap=True)
+    for text in (() if found.health is None else (found.health.text(),)) + (found.verdict.text(),):
+        out().print(Text(text, style="yellow" if "WARNING" in text or "NOT OK" in text else ""), soft_wrap=True)
 
 
 def say_kept(lm: "LM", made: "Edit", folder: Path | None) -> None:
@@ -255,9 +264,7 @@ def explain_record(record: "FactRecord") -> None:
         console.print(f"  numbers {numbers}", soft_wrap=True)
 
 
-def as_plain(
-    made: "Edit", seen: "Sequence[Comparison]", health: "Health | None", kept: str | None, seconds: float
-) -> dict[str, Any]:
+def as_plain(made: "Edit", found: "Check", kept: str | None, seconds: float) -> dict[str, Any]:
     """Return everything for `--json`."""
     from dataclasses import asdict
 
@@ -271,7 +278,9 @@ def as_plain(
             name: {"kind": type(u).__name__, "rank": u.rank, "norm": u.norm()} for name, u in made.updates.items()
         },
         "origins": [asdict(origin) for origin in made.origins],
-        "answers": [asdict(comparison) for comparison in seen],
-        "health": None if health is None else health.to_dict(),
+        "answers": [asdict(c) for fact in found.facts for c in fact.answers if c.kind == "prompt"],
+        "ok": found.ok,
+        "verdict": found.verdict.to_dict(),
+        "health": None if found.health is None else found.health.to_dict(),
         "notes": list(made.notes),
     }

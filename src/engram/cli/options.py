@@ -19,9 +19,7 @@ CACHE = "ENGRAM_CACHE"
 EditFolder = Annotated[Path, typer.Argument(help="A folder that 'engram edit --out' wrote.")]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse an edit that the health guard warns about (exit code 1).")
-]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse an edit whose verdict is not ok (exit code 1).")]
 
 
 def _use_cache(folder: Path | None) -> Path | None:

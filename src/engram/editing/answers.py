@@ -6,9 +6,9 @@ the wanted answers as whole phrases (the product over their tokens, not the mean
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engram.models.continuations import Continuation
 from engram.models.generation import Generation, generate_batch
@@ -16,6 +16,8 @@ from engram.models.scoring import score_texts
 
 if TYPE_CHECKING:
     from engram.models import LM
+
+Found = TypeVar("Found")
 
 BATCH = 32
 _LEAST_NEW_TOKENS = 8
@@ -49,6 +51,9 @@ class Answer:
         target: probability of the new answer, where one was asked for.
         original: probability of the old answer, where one was asked for.
         continuation: the greedy continuation as generated.
+        lead: by how many nats per token the new answer is likelier than the old one (than `says`, where no old one was
+            named); above 0 the new one leads. Means per token, as in CounterFact's scores, so that answers of different
+            lengths compare.
     """
 
     says: str
@@ -56,6 +61,7 @@ class Answer:
     target: float | None = None
     original: float | None = None
     continuation: str = ""
+    lead: float | None = None
 
     def gives(self, wanted: str) -> bool:
         """Say whether the greedy continuation begins with an answer, as a whole word."""
@@ -75,11 +81,34 @@ def ask(lm: "LM", questions: Sequence[Question]) -> list[Answer]:
         FactError: an answer has no tokens.
         NumericalError: the model's output has NaN or infinity.
     """
+    return in_batches(questions, lambda some: _ask_batch(lm, some))
+
+
+def weigh(lm: "LM", questions: Sequence[Question]) -> list[Answer]:
+    """Return the same answers as `ask` with less work, where questions name an old answer.
+
+    Both answers are scored first. If each token of one is the most probable in its place, it is what the model says;
+    only where neither is, the model is asked for its own words.
+
+    Raises:
+        PromptTooLong: a prompt and its answer do not fit into the model's positions.
+        FactError: an answer has no tokens.
+        NumericalError: the model's output has NaN or infinity.
+    """
+    found: list[Answer | None] = in_batches(questions, lambda some: _weigh_batch(lm, some))
+    unsure = [i for i, answer in enumerate(found) if answer is None]
+    for i, answer in zip(unsure, ask(lm, [questions[i] for i in unsure]), strict=True):
+        found[i] = answer
+    return [answer for answer in found if answer is not None]
+
+
+def in_batches(questions: Sequence[Question], answer: Callable[[list[Question]], Sequence[Found]]) -> list[Found]:
+    """Answer questions of similar lengths together, and return the answers in order."""
     order = sorted(range(len(questions)), key=lambda i: len(questions[i].text))
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Found] = {}
     for begin in range(0, len(order), BATCH):
         rows = order[begin : begin + BATCH]
-        answers.update(zip(rows, _ask_batch(lm, [questions[i] for i in rows]), strict=True))
+        answers.update(zip(rows, answer([questions[i] for i in rows]), strict=True))
     return [answers[i] for i in range(len(questions))]
 
 
@@ -96,17 +125,51 @@ def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
         [_spoken(prompt, tail, said), *(Continuation.after(prompt, t or _STAND_IN) for t in (q.target, q.original))]
         for q, prompt, tail, said in zip(questions, prompts, tails, says, strict=True)
     ]
-    chances = _chances(lm, wanted)
     return [
-        Answer(
-            says=said,
-            probability=chance[0] if said else 1.0,
-            target=chance[1] if question.target else None,
-            original=chance[2] if question.original else None,
-            continuation=tail,
-        )
-        for question, said, tail, chance in zip(questions, says, tails, chances, strict=True)
+        _answer(question, said, tail, *scores)
+        for question, said, tail, scores in zip(questions, says, tails, _scored(lm, wanted), strict=True)
     ]
+
+
+def _weigh_batch(lm: "LM", questions: list[Question]) -> list[Answer | None]:
+    wanted = [
+        [Continuation.after(q.text.rstrip(" "), text or _STAND_IN) for text in (q.target, q.original)]
+        for q in questions
+    ]
+    answers: list[Answer | None] = []
+    for question, (target, original) in zip(questions, _scored(lm, wanted), strict=True):
+        sure = [
+            (text, score)
+            for text, score in ((question.target, target), (question.original, original))
+            if text and score.greedy
+        ]
+        if not sure or not question.original:
+            answers.append(None)
+            continue
+        text, score = sure[0][0].strip(), sure[0][1]
+        answers.append(_answer(question, text, f" {text}", score, target, original))
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """Probability of a text, its mean negative log-likelihood per token in nats, and whether the model would say it."""
+
+    probability: float
+    nll: float
+    greedy: bool
+
+
+def _answer(question: Question, said: str, tail: str, own: _Score, target: _Score, original: _Score) -> Answer:
+    old = original if question.original else own
+    return Answer(
+        says=said,
+        probability=own.probability if said else 1.0,
+        target=target.probability if question.target else None,
+        original=original.probability if question.original else None,
+        continuation=tail,
+        lead=old.nll - target.nll if question.target and (question.original or said) else None,
+    )
 
 
 def _spoken(prompt: str, tail: str, said: str) -> Continuation:
@@ -115,24 +178,45 @@ def _spoken(prompt: str, tail: str, said: str) -> Continuation:
     return Continuation(prompt, f"{prompt}{space}{said or _STAND_IN}")
 
 
-def _chances(lm: "LM", wanted: list[list[Continuation]]) -> list[list[float]]:
-    """Return the probability of each text after its prompt; what stands for an empty text is of no meaning."""
+def _scored(lm: "LM", wanted: list[list[Continuation]]) -> list[list[_Score]]:
+    """Return the score of each text after its prompt; what stands for an empty text is of no meaning."""
     scored = score_texts(lm, wanted)
     return [
-        [math.exp(-len(ids) * mean) for ids, mean in zip(targets, row, strict=True)]
-        for targets, row in zip(scored.targets, scored.nll.tolist(), strict=True)
+        [_Score(math.exp(-len(ids) * mean), mean, ids == best) for ids, best, mean in zip(*row, strict=True)]
+        for row in zip(scored.targets, scored.predictions, scored.nll.tolist(), strict=True)
     ]
 
 
 def phrase(text: str, most_words: int = 3) -> str:
     """Return the beginning of a text up to the end of its phrase, and not too many words of it.
 
-    >>> phrase(" Rome, the capital of")
-    'Rome'
+    A name ends where small letters begin, so that its probability compares with that of another name.
+
+    >>> phrase(" Rome, the capital of"), phrase(" Tokyo and is")
+    ('Rome', 'Tokyo')
     """
     head = text.strip()
     end = _PHRASE.search(head, 1)
     words = (head[: end.start()] if end else head).split()
     if not end and 1 < len(words) <= most_words:
         words = words[:-1]  # the last word may have been cut
-    return " ".join(words[:most_words])
+    words = words[:most_words]
+    name = next((i for i, word in enumerate(words) if not word[0].isupper()), len(words))
+    return " ".join(words[: name or len(words)])
+
+
+def said(answer: Answer) -> str:
+    """Return an answer with its probability."""
+    return f"{answer.says} {percent(answer.probability)}" if answer.says else "(end of text)"
+
+
+def percent(share: float) -> str:
+    """Return a probability as people read it: two digits, and no false zero.
+
+    >>> percent(0.97), percent(0.0321), percent(0.0)
+    ('97 %', '3.2 %', '0 %')
+    """
+    value = 100 * share
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if value >= 0.05 else "<0.1 %"

@@ -1,134 +1,124 @@
-"""`check`: what an edit did to the prompt, its paraphrases, its neighbors and the subject's other facts.
+"""`check`: what an edit did to the prompt, its paraphrases, its neighbors and other facts, and whether that is ok.
 
 A `Check` is a value: it draws itself as text and as plain values for JSON.
 """
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from engram.editing.answers import BATCH, Answer, Question, ask
+from engram.editing.answers import Answer, said
 from engram.editing.applying import require_fit
-from engram.editing.edit import Edit, FactRecord
-from engram.editing.guard import Health, Thresholds, guard, reached
+from engram.editing.asking import Item, asked_after, asked_before, items_of, wrap_of
+from engram.editing.comparisons import Comparison, FactCheck, FreeText, worst_first
+from engram.editing.drawing import fact_text
+from engram.editing.edit import Edit
+from engram.editing.fluency import Fluency, Health, Reading, written
 from engram.editing.probes import cases_for, one_per_fact
-from engram.facts import Case, Fact
+from engram.editing.thresholds import Thresholds
+from engram.editing.verdict import Verdict, verdict_on
+from engram.errors import NumericalError
+from engram.facts import Case
 from engram.given import require_each
-from engram.models.generation import Generation, generate_batch
-from engram.progress import AnyProgress, Doing, progress_for
+from engram.models.chat import Wrap
+from engram.progress import AnyProgress, Doing, Progress, progress_for
+from engram.showing import Shown, frame, html_table
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from engram.models import LM
 
-Kind = Literal["prompt", "paraphrase", "neighbor", "other fact"]
-_HEADINGS: dict[Kind, tuple[str, str]] = {
-    "prompt": ("the prompt", "done"),
-    "paraphrase": ("paraphrases", "follow"),
-    "neighbor": ("neighbors", "unchanged"),
-    "other fact": ("other facts of the subject", "unchanged"),
-}
-_YES, _NO, _CUT = "✓", "✗", "…"
 CHECKING = Doing("checking", unit="parts")
-_LEAK = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The model's answers to one prompt, before and after.
-
-    Args:
-        kind: the edited prompt, a paraphrase of it, a neighbor, or another fact of the same subject.
-        text: the prompt.
-        target: the new answer of the fact that was edited, whose probability is given with both answers.
-        original: the old answer, where known.
-        before: the unedited model's answer.
-        after: the edited model's.
-        ok: whether that is as wished: the target for prompt and paraphrases, the same answer for the others.
-    """
-
-    kind: Kind
-    text: str
-    target: str | None
-    original: str | None
-    before: Answer
-    after: Answer
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FreeText:
-    """A text that the model writes from an opening, before and after."""
-
-    prompt: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactCheck:
-    """Everything that was asked about one fact."""
-
-    fact: Fact
-    mode: str
-    answers: tuple[Comparison, ...]
-    texts: tuple[FreeText, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Check(Shown):
     """What an edit did.
 
     Args:
         model: the model's name.
         facts: one entry per edited fact.
-        health: the guard's verdict; `None` when it was not asked.
+        health: how fluent the edited model is; `None` when that was not measured.
+        thresholds: what the verdict is by.
     """
 
     model: str
     facts: tuple[FactCheck, ...]
     health: Health | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on everything that was asked, part by part."""
+        return verdict_on(self.facts, self.health, self.thresholds)
 
     @property
     def ok(self) -> bool:
-        """Whether every edited prompt has its new answer and the guard has no warning."""
-        done = all(c.ok for fact in self.facts for c in fact.answers if c.kind == "prompt")
-        return done and (self.health is None or self.health.ok)
+        """Whether everything that was asked is within its threshold."""
+        return self.verdict.ok
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for everything that is not ok."""
+        parts = (f"{reason[0].upper()}{reason[1:]}." for reason in self.verdict.reasons)
+        return (*parts, *(() if self.health is None else self.health.warnings))
 
     def shares(self) -> dict[str, tuple[int, int]]:
         """Return for each kind of prompt how many are as wished, and how many there are."""
-        counts: dict[str, tuple[int, int]] = {}
-        for answer in (a for fact in self.facts for a in fact.answers):
-            good, every = counts.get(answer.kind, (0, 0))
-            counts[answer.kind] = good + answer.ok, every + 1
-        return counts
+        return {part.kind: (part.good, part.of) for part in self.verdict.parts}
 
-    def text(self, width: int = 110) -> str:
+    def text(self, width: int = 110, *, every: bool = False) -> str:
         """Draw the check as text.
 
         Args:
             width: characters per line.
+            every: show all prompts instead of the worst few of each kind.
         """
-        parts = [_fact_text(fact, width) for fact in self.facts]
+        parts = [fact_text(fact, width=width, every=every) for fact in self.facts]
         if len(self.facts) > 1:
-            counts = ", ".join(f"{kind} {good}/{every}" for kind, (good, every) in self.shares().items())
+            counts = ", ".join(f"{kind} {good}/{of}" for kind, (good, of) in self.shares().items())
             parts.append(f"{len(self.facts)} facts together: {counts}")
-        if self.health is not None:
-            parts.append(self.health.text())
+        verdict = self.verdict.text()
+        parts.append(verdict if self.health is None else f"{self.health.text()}\n{verdict}")
         return "\n\n".join(parts)
 
     def __str__(self) -> str:
         return self.text()
+
+    def _lines(self) -> Iterator[str]:
+        yield f"Check of {self.model}: {self.verdict.text().removeprefix('verdict: ')}"
+        yield from (f"  {part.text()}" for part in self.verdict.parts)
+        yield from ([] if self.health is None else [f"  {self.health.text()}"])
+        yield "  print() shows answers, .dataframe() has every number"
+
+    def _inside(self) -> Iterator[str]:
+        rows = [[part.text(), "ok" if part.ok else "NOT OK"] for part in self.verdict.parts]
+        yield html_table(["what was asked", "verdict"], rows, left=2)
+        wrong = [c for fact in self.facts for c in fact.answers if not c.ok]
+        cells = [[c.kind, c.shown or c.text, said(c.before), said(c.after)] for c in worst_first(wrong)]
+        yield html_table(["not as wished", "prompt", "before", "after"], cells, left=4) if cells else ""
+
+    def dataframe(self) -> "DataFrame":
+        """Return one row per prompt: what it is for, the answers and their probabilities before and after.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        return frame(c.row() for fact in self.facts for c in fact.answers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "model": self.model,
             "ok": self.ok,
+            "verdict": self.verdict.to_dict(),
             "shares": {kind: {"ok": good, "of": every} for kind, (good, every) in self.shares().items()},
             "facts": [asdict(fact) for fact in self.facts],
             "health": None if self.health is None else self.health.to_dict(),
+            "thresholds": asdict(self.thresholds),
         }
 
 
@@ -142,11 +132,18 @@ def check(
     cases: Sequence[Case] | None = None,
     thresholds: Thresholds | None = None,
     health: bool = True,
+    made: bool = True,
+    texts: bool = True,
+    chat: bool | None = None,
+    held_out: Sequence[str] | None = None,
     max_new_tokens: int = 30,
     seed: int = 0,
     progress: AnyProgress | None = None,
 ) -> Check:
     """Ask the model with and without an edit; it is the same afterwards.
+
+    What is not given is made: neighbors from well-known things that the model takes for something similar, other and
+    unrelated facts from what it says with confidence, paraphrases by putting texts of its own in front.
 
     Args:
         lm: the model, without the edit.
@@ -155,43 +152,59 @@ def check(
         neighborhood: prompts about other subjects, whose answers are to stay.
         generation: openings for free text; the prompt and the subject otherwise.
         cases: instead of all these, one case per fact of the edit.
-        thresholds: the health guard's.
-        health: also run the guard.
+        thresholds: when the verdict is ok.
+        health: also measure how fluent the edited model is.
+        made: make prompts of those kinds of which none are given, for the first three facts.
+        texts: also write free texts.
+        chat: put the chat template around every prompt; as the edit was made when not given.
+        held_out: texts for the fluency; see `engram.guard`.
         max_new_tokens: length of free texts.
-        seed: for free texts and the guard.
+        seed: for free texts and whatever is made.
         progress: told what is being done, how much is done, and of how much; the log when not given.
 
     Raises:
         EditMismatch: the edit was made for another model.
         FactError: there are more or fewer cases than facts in the edit.
         PromptTooLong: a prompt does not fit into the model's positions.
+        TokenizerError: `chat` is set, and the tokenizer has no chat template.
     """
     require_fit(lm, edit)
-    texts = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
-    cases = _cases(lm, edit, texts) if cases is None else one_per_fact(require_each(cases, Case, "cases"), edit.facts)
-    asked = [_questions(record, case) for record, case in zip(edit.records, cases, strict=True)]
-    questions = [question for group in asked for _, question in group]
-    openings = [text for case in cases for text in case.generation]
-    how, say = Generation(max_new_tokens=max_new_tokens, top_k=5, seed=seed), progress_for(progress)
+    given = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
+    cases = _cases(lm, edit, given) if cases is None else one_per_fact(require_each(cases, Case, "cases"), edit.facts)
+    how = _How(thresholds or Thresholds(), health, made, texts, chat, held_out, max_new_tokens, seed)
+    return _checked(lm, edit, cases, how, progress_for(progress))
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What is looked at; see `check`."""
+
+    thresholds: Thresholds
+    health: bool
+    made: bool
+    texts: bool
+    chat: bool | None
+    held_out: Sequence[str] | None
+    max_new_tokens: int
+    seed: int
+
+
+def _checked(lm: "LM", edit: Edit, cases: Sequence[Case], how: _How, say: Progress) -> Check:
+    wrap = wrap_of(lm, edit.records[0], chat=how.chat) if edit.records else Wrap()
+    openings = [wrap.around(text) for case in cases for text in case.generation] if how.texts else []
+    fluency = Fluency.of(lm, edit, held_out=how.held_out, wrap=wrap, seed=how.seed) if how.health else None
+    pen = _Pen(fluency, openings, how.max_new_tokens, how.seed)
     say(CHECKING, 0, 3)
-    before, texts_before = ask(lm, questions), _written(lm, openings, how)
+    items = items_of(lm, edit, cases, chat=how.chat, made=how.made, seed=how.seed)
     say(CHECKING, 1, 3)
-    with edit.applied(lm):
-        after, texts_after = ask(lm, questions), _written(lm, openings, how)
-    say(CHECKING, 2, 3)
-    verdict = guard(lm, edit, thresholds=thresholds, seed=seed) if health else None
-    said = zip(before, after, strict=True)
-    written = map(FreeText, openings, texts_before, texts_after)
-    facts = tuple(
-        FactCheck(
-            fact=case.fact,
-            mode=record.mode,
-            answers=tuple(_compared(kind, q, record, *next(said)) for kind, q in group),
-            texts=tuple(islice(written, len(case.generation))),
-        )
-        for record, case, group in zip(edit.records, cases, asked, strict=True)
+    seen = _both(lm, edit, items, pen, say)
+    missed = [c.shown for c in seen.compared if c.kind == "prompt" and not c.ok]
+    return Check(
+        model=lm.name,
+        facts=_by_fact(edit, cases, seen, pen.free(seen.before, seen.after)),
+        health=fluency and fluency.health(lm, edit, seen.before, seen.after, how.thresholds, missed),
+        thresholds=how.thresholds,
     )
-    return Check(model=lm.name, facts=facts, health=verdict)
 
 
 def _cases(lm: "LM", edit: Edit, texts: Mapping[str, Sequence[str]]) -> Sequence[Case]:
@@ -200,10 +213,74 @@ def _cases(lm: "LM", edit: Edit, texts: Mapping[str, Sequence[str]]) -> Sequence
     return cases_for(lm, edit.facts, **texts)
 
 
-def _written(lm: "LM", openings: Sequence[str], how: Generation) -> list[str]:
-    """Continue all openings, some at a time."""
-    batches = [list(openings[i : i + BATCH]) for i in range(0, len(openings), BATCH)]
-    return [text for batch in batches for text in generate_batch(lm, batch, how)]
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Everything that was asked, compared, and what was written before and after."""
+
+    items: Sequence[Item]
+    compared: Sequence[Comparison]
+    before: Reading
+    after: Reading | None
+
+
+def _both(lm: "LM", edit: Edit, items: Sequence[Item], pen: "_Pen", say: Progress) -> _Seen:
+    """Ask and let write without the edit, then under it."""
+    items, before = asked_before(lm, items)
+    first = pen.write(lm)
+    say(CHECKING, 2, 3)
+    try:
+        with edit.applied(lm):
+            after, second = asked_after(lm, items), pen.write(lm, edited=True)
+    except NumericalError:  # an edit that breaks the arithmetic is not ok: that is what was asked
+        after, second = [Answer(says="", probability=0.0)] * len(items), None
+    say(CHECKING, 3, 3)
+    compared = [item.compared(b, a) for item, b, a in zip(items, before, after, strict=True)]
+    return _Seen(items, compared, first, second)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """What the model writes, once for its fluency and for the free texts.
+
+    Args:
+        fluency: what is looked at for fluency, where it is.
+        openings: of free texts.
+        max_new_tokens: their length.
+        seed: for sampling.
+    """
+
+    fluency: Fluency | None
+    openings: Sequence[str]
+    max_new_tokens: int
+    seed: int
+
+    def write(self, lm: "LM", *, edited: bool = False) -> Reading:
+        """Write everything with the model as it is now."""
+        if self.fluency is not None:
+            return self.fluency.read(lm, self.openings, max_new_tokens=self.max_new_tokens, edited=edited)
+        limits = [self.max_new_tokens] * len(self.openings)
+        return Reading(math.nan, written(lm, self.openings, limits, self.seed))
+
+    def free(self, before: Reading, after: Reading | None) -> Iterator[FreeText]:
+        """Yield the free texts; nothing was written where the output was not finite."""
+        count = len(self.openings)
+        old = before.texts[len(before.texts) - count :]
+        new = old if after is None else after.texts[len(after.texts) - count :]
+        for opening, one, other in zip(self.openings, old, new, strict=True):
+            yield FreeText(opening, one, opening if after is None else other)
+
+
+def _by_fact(edit: Edit, cases: Sequence[Case], seen: _Seen, texts: Iterator[FreeText]) -> tuple[FactCheck, ...]:
+    """Sort comparisons and free texts by the facts that they belong to."""
+    return tuple(
+        FactCheck(
+            fact=case.fact,
+            mode=record.mode,
+            answers=tuple(c for item, c in zip(seen.items, seen.compared, strict=True) if item.fact == index),
+            texts=tuple(islice(texts, len(case.generation))),
+        )
+        for index, (record, case) in enumerate(zip(edit.records, cases, strict=True))
+    )
 
 
 def answers(lm: "LM", edit: Edit) -> list[Comparison]:
@@ -212,114 +289,8 @@ def answers(lm: "LM", edit: Edit) -> list[Comparison]:
     Raises:
         EditMismatch: the edit was made for another model.
     """
-    asked = [_questions(record, Case(id="", fact=record.fact))[0] for record in edit.records]
-    questions = [question for _, question in asked]
-    before = ask(lm, questions)
+    cases = [Case(id="", fact=fact) for fact in edit.facts]
+    items, before = asked_before(lm, items_of(lm, edit, cases, made=False))
     with edit.applied(lm):
-        after = ask(lm, questions)
-    return [
-        _compared(kind, question, record, b, a)
-        for (kind, question), record, b, a in zip(asked, edit.records, before, after, strict=True)
-    ]
-
-
-def _questions(record: FactRecord, case: Case) -> list[tuple[Kind, Question]]:
-    """List what to ask about a fact. The edited prompt is asked as the method saw it (chat template included)."""
-    target, original = None if record.mode == "erase" else record.fact.target, case.fact.original
-    wrap = record.text.replace(record.fact.text, "{}") if record.text.count(record.fact.text) == 1 else "{}"
-    asked: list[tuple[Kind, Question]] = []
-
-    def add(kind: Kind, text: str, known: str | None) -> None:
-        asked.append((kind, Question(text=wrap.replace("{}", text), target=target, original=known)))
-
-    add("prompt", record.fact.text, original)
-    for text in case.paraphrases:
-        add("paraphrase", text, original)
-    for text in case.neighborhood:
-        add("neighbor", text, original)
-    for fact in case.kept:
-        add("other fact", fact.text, fact.original)
-    return asked
-
-
-def _compared(kind: Kind, question: Question, record: FactRecord, before: Answer, after: Answer) -> Comparison:
-    if kind in ("prompt", "paraphrase"):
-        ok = reached(record, after.gives)
-    else:
-        ok = after.says == before.says or bool(question.original and after.gives(question.original))
-    return Comparison(
-        kind=kind,
-        text=question.text,
-        target=question.target,
-        original=question.original,
-        before=before,
-        after=after,
-        ok=ok,
-    )
-
-
-# Drawing
-
-
-def _fact_text(fact: FactCheck, width: int) -> str:
-    wanted = "what it would say without knowing the subject" if fact.mode == "erase" else fact.fact.target
-    lines = [f"{fact.fact.text} -> {wanted}"]
-    drawing = dict(zip(fact.answers, drawn(fact.answers, width=width), strict=True))
-    for kind, (heading, word) in _HEADINGS.items():
-        group = [c for c in fact.answers if c.kind == kind]
-        if not group:
-            continue
-        if kind != "prompt":
-            lines.append(f"  {heading}: {sum(c.ok for c in group)} of {len(group)} {word}")
-        lines.extend(drawing[c] for c in group)
-    for text in fact.texts:
-        lines.append(f"  free text: {text.prompt}")
-        for label, whole in (("before", text.before), ("after", text.after)):
-            tail = " ".join(whole[len(text.prompt) :].split())
-            lines.append(f"    {label:7}{textwrap.shorten(tail, max(20, width - 12), placeholder=_CUT) or '(nothing)'}")
-    return "\n".join(lines)
-
-
-def drawn(comparisons: Sequence[Comparison], *, width: int = 110) -> list[str]:
-    """Draw comparisons as lines with aligned columns: mark, prompt, answer before -> answer after.
-
-    Args:
-        comparisons: what to draw.
-        width: characters per line; longer prompts are cut at their beginning.
-    """
-    side = max((len(_said(c.before)) for c in comparisons), default=0)
-    tail = max((len(_said(c.after) + _shift(c)) for c in comparisons), default=0)
-    room = max(24, min(max((len(c.text) for c in comparisons), default=0), width - side - tail - 12))
-    lines: list[str] = []
-    for c in comparisons:
-        text = c.text.replace("\n", " ")
-        text = text if len(text) <= room else _CUT + text[1 - room :]
-        mark = _YES if c.ok else _NO
-        lines.append(f"    {mark} {text:{room}}  {_said(c.before):{side}} -> {_said(c.after)}{_shift(c)}")
-    return lines
-
-
-def _shift(comparison: Comparison) -> str:
-    """Return the target's probability where the answers alone do not tell it: it is not given, or it leaks."""
-    before, after = comparison.before.target, comparison.after.target
-    if comparison.target is None or before is None or after is None or comparison.after.gives(comparison.target):
-        return ""
-    wanted = comparison.kind in ("prompt", "paraphrase")
-    leaks = comparison.kind == "neighbor" and after > before + _LEAK
-    return f"  ({comparison.target} {percent(before)} -> {percent(after)})" if wanted or leaks else ""
-
-
-def _said(answer: Answer) -> str:
-    return f"{answer.says} {percent(answer.probability)}" if answer.says else "(end of text)"
-
-
-def percent(share: float) -> str:
-    """Return a probability as people read it: two digits, and no false zero.
-
-    >>> percent(0.97), percent(0.0321), percent(0.0)
-    ('97 %', '3.2 %', '0 %')
-    """
-    value = 100 * share
-    if value == 0 or value >= 9.95:
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if value >= 0.05 else "<0.1 %"
+        after = asked_after(lm, items)
+    return [item.compared(b, a) for item, b, a in zip(items, before, after, strict=True)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.editing.edit import Edit, FactRecord, Origin
 from engram.editing.methods import Method, method_named, require_method
-from engram.editing.targets import already_says, mode_of
+from engram.editing.targets import already_says, contradicted, mode_of
 from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
@@ -32,16 +32,16 @@ def edit(
 ) -> Edit:
     """Make an Edit that writes one fact or several. The model is unchanged.
 
-    Where the edited model does not say a target, the Edit's notes and a warning say so. `engram.guard` and
-    `engram.check` look further.
+    Where the edited model does not say a target, or the model never knew the `original` that a fact names, the Edit's
+    notes and a warning say so. `engram.check` and `engram.guard` look further.
 
     Args:
         lm: the model.
         fact: what shall be true; several facts make one Edit.
         method: a name (`"rome"`, `"ft"`, `"ft-l"`) or a method with its settings, such as `ROME(layer=17)`.
         force: also write facts that the model says already. Otherwise they are left out, and the Edit's notes say so.
-        verify: ask the edited model whether it says each target (one short pass per fact). Leave it out where every
-            edit is scored anyway.
+        verify: ask the model whether it knows each original, and the edited one whether it says each target (a short
+            pass per fact). Leave it out where every edit is scored anyway.
         progress: told what is being done, how much of it is done, and how much there is; the log when not given.
         **settings: the method's settings, when it is given by name.
 
@@ -67,7 +67,7 @@ def edit(
     notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f in known)
     done = made(lm, wanted, progress=progress_for(progress)) if wanted else Edit.of(lm, {}, ())
     if verify:
-        done = _checked(lm, done, chat)
+        done = _noted(done, (*contradicted(lm, wanted, chat=chat), *_missed(lm, done, chat)))
     for note in (*notes, *contradictions(done.origins)):
         logger.warning(note)
     if not known:
@@ -82,17 +82,21 @@ def _facts(given: object) -> list[Fact]:
     return [given] if isinstance(given, Fact) else require_each(given, Fact, "fact")
 
 
-def _checked(lm: "LM", done: Edit, chat: bool) -> Edit:
-    """Note, and warn about, every fact whose target the edited model does not say."""
+def _missed(lm: "LM", done: Edit, chat: bool) -> tuple[str, ...]:
+    """Return a sentence for every fact whose target the edited model does not say."""
     with done.applied(lm):
-        missed = tuple(
+        return tuple(
             f"The edited model does not say {r.fact.target!r} after {r.fact.text!r}: try another layer, or more steps."
             for r in done.records
             if r.mode != "erase" and not already_says(lm, r.fact, r.mode, chat=chat)
         )
-    for note in missed:
+
+
+def _noted(done: Edit, notes: tuple[str, ...]) -> Edit:
+    """Add notes to the last run of a method, and warn of them."""
+    for note in notes:
         logger.warning(note)
-    if not missed:
+    if not notes or not done.origins:
         return done
     *before, last = done.origins
-    return replace(done, origins=(*before, replace(last, notes=(*last.notes, *missed))))
+    return replace(done, origins=(*before, replace(last, notes=(*last.notes, *notes))))

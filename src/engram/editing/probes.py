@@ -15,15 +15,16 @@ from engram.mini.world import World, WorldFact, load_world
 if TYPE_CHECKING:
     from engram.models import LM
 
-_PARAPHRASES, _NEIGHBORS, _KEPT, _TEXTS = 4, 6, 5, 2
+_PARAPHRASES, _NEIGHBORS, _FARTHER, _KEPT, _UNRELATED, _TEXTS = 4, 6, 18, 5, 12, 2
 _ARTICLES = ("the ", "The ")
 
 
 def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
     """Return what to ask about a fact.
 
-    For the built-in model: phrasings never trained with the subject, other subjects with the same answer, the subject's
-    other facts. For other models only texts that begin with the prompt and with the subject.
+    For the built-in model: phrasings never trained with the subject, other subjects with the same answer and with other
+    ones, the subject's other facts, facts about things of other kinds. For other models only texts that begin with the
+    prompt and with the subject; `engram.editing.making` makes the rest.
     """
     plain = Case(id=str(number), fact=fact, generation=tuple(dict.fromkeys((fact.text, fact.subject))))
     if lm.name != "mini":
@@ -37,6 +38,9 @@ def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
     phrasings = [*known.held_out, *rng.sample(known.trained, len(known.trained))]
     others = [f for f in world.by_relation[relation.id] if f.object == known.object and f.entity != entity]
     neighbors = rng.sample(others, min(len(others), _NEIGHBORS))
+    farther = [f for f in world.by_relation[relation.id] if f.object != known.object and f.object != fact.target]
+    neighbors += rng.sample(farther, min(len(farther), _FARTHER))
+    apart = [f for f in world.facts if f.entity.kind != entity.kind]
     kept = [f for f in world.by_entity[entity] if f.relation.id != relation.id][:_KEPT]
     return Case(
         id=str(number),
@@ -46,6 +50,7 @@ def case_for(lm: "LM", fact: Fact, number: int = 0) -> Case:
         neighborhood=tuple(fill(rng.choice(f.trained), f.entity).text for f in neighbors),
         generation=tuple(fill(opener, entity).text for opener in world.openers[entity.kind][:_TEXTS]),
         kept=tuple(_asked(f, rng.choice(f.trained)) for f in kept),
+        locality=tuple((fill(rng.choice(f.trained), f.entity).text, f.object) for f in rng.sample(apart, _UNRELATED)),
     )
 
 
@@ -74,6 +79,7 @@ def completed(lm: "LM", case: Case) -> Case:
         neighborhood=case.neighborhood or known.neighborhood,
         generation=case.generation or known.generation,
         kept=case.kept or known.kept,
+        locality=case.locality or known.locality,
     )
 
 

@@ -1,16 +1,19 @@
 """What an edit aims at: the three modes, what the model says already, and what it says without knowing the subject."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram.editing.answers import Question, ask, percent, said
 from engram.editing.edit import Mode
 from engram.editing.prompts import padded, require_target, rows_for
 from engram.errors import FactError
 from engram.facts import Fact
 from engram.models.chat import Wrap, wrap_for
+from engram.models.continuations import asked
 from engram.models.hooks import Site, patch, record
 
 if TYPE_CHECKING:
@@ -42,6 +45,32 @@ def already_says(lm: "LM", fact: Fact, mode: Mode, *, chat: bool) -> bool:
     targets = batch.rows[0].targets
     best = lm.forward(batch.ids, keep=len(targets))[0, -len(targets) :].argmax(-1)
     return best.tolist() == targets
+
+
+@torch.no_grad()
+def contradicted(lm: "LM", facts: Sequence[Fact], *, chat: bool) -> tuple[str, ...]:
+    """Return a sentence for every fact whose old answer is not what the model says: it never knew it.
+
+    Args:
+        lm: the model, without an edit.
+        facts: the facts; those that name no `original` are passed over.
+        chat: ask within the chat template.
+    """
+    wrap, found = wrap_for(lm, chat=chat), list[str]()
+    for fact in facts:
+        if fact.original is None:
+            continue
+        question = asked(lm, wrap.fact(fact))
+        logits = lm.forward(question.ids, keep=1)[0, -1]
+        if int(logits.argmax()) == question.answer:
+            continue
+        (answer,) = ask(lm, [Question(text=wrap.around(fact.text), original=fact.original)])
+        if not answer.gives(fact.original):
+            found.append(
+                f"The model does not know {fact.original!r}: after {fact.text!r} it says {said(answer)}, and "
+                f"{fact.original} has {percent(answer.original or 0.0)}."
+            )
+    return tuple(found)
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from engram.editing.making import Kind
+from engram.editing.thresholds import Thresholds
+from engram.editing.verdict import least_shares
 from engram.errors import SettingError, did_you_mean
 from engram.evaluation import metrics
 from engram.evaluation.scores import CaseScores
@@ -43,6 +46,7 @@ _NLL = "CounterFact: mean token NLL of both targets, teacher-forced"
 _ARGMAX = "zsRE: share of target tokens that are the argmax, teacher-forced"
 _STRICT = "argmax of the edited model against the unedited one"
 _FREE = "free generation, greedy: begins with the target as whole words"
+_RULE = "the rule and thresholds of engram check, on the record's own prompts"
 _TEXT = "CounterFact: texts sampled with top-k 5, 100 tokens"
 
 COLUMNS: Mapping[str, Column] = {
@@ -71,6 +75,7 @@ COLUMNS: Mapping[str, Column] = {
         Column(key="kept", label="Kept", protocol=f"{_STRICT}, other facts of the subject that it knew"),
         Column(key="said", label="Says it", protocol=f"{_FREE}; rewrite prompt"),
         Column(key="said_paraphrase", label="Says it, paraphrased", protocol=f"{_FREE}; paraphrases"),
+        Column(key="ok", label="Verdict ok", protocol=_RULE),
         Column(
             key="perplexity", label="Perplexity", protocol="held-out texts, mean over edits", scale=1.0, better="lower"
         ),
@@ -135,6 +140,7 @@ def verdict(
         result["GE"] = metrics.fluency(after.texts)
         if references is not None and case.references:
             result["RS"] = references.similarity(after.texts, case.references)
+    result |= _ok(result, before, after)
     if after.essence is not None:
         result["essence"] = after.essence
     if after.perplexity is not None:
@@ -153,6 +159,23 @@ def _likelihoods(case: Case, after: CaseScores) -> Iterator[tuple[str, float]]:
     if len(after.neighborhood):
         yield "NS", metrics.kept(after.neighborhood)
         yield "NM", metrics.kept_magnitude(after.neighborhood)
+
+
+def _ok(result: Mapping[str, float], before: CaseScores, after: CaseScores) -> dict[str, float]:
+    """Judge a case as `engram check` judges an edit, where it has a paraphrase and a neighbor that was right before."""
+    if not {"ES", "PS", "NS"} <= set(result) or len(before.neighborhood) != len(after.neighborhood):
+        return {}
+    right = before.neighborhood[:, 1] < before.neighborhood[:, 0]
+    limits = Thresholds()
+    shares: dict[Kind, float] = {"prompt": result.get("said", result["ES"]), "paraphrase": result["PS"]}
+    if right.any():
+        shares["neighbor"] = float((after.neighborhood[right, 1] < after.neighborhood[right, 0]).mean())
+    if "kept" in result:
+        shares["other fact"] = result["kept"]
+    needed = least_shares(limits)
+    gained = (after.neighborhood - before.neighborhood) @ np.array([-1.0, 1.0])
+    ok = all(share >= needed[kind] for kind, share in shares.items()) and float(gained.mean()) <= limits.spill
+    return {"ok": float(ok)}
 
 
 def _hits(after: CaseScores) -> dict[str, float]:

@@ -13,7 +13,6 @@ from engram.web.ledger import Ledger
 from engram.web.limits import bounded_lines
 from engram.web.locating import Locating
 from engram.web.subjects import Pick
-from engram.web.verdicts import verdict_on
 from engram.web.workbench import Wish, Workbench
 
 OWN = "own"
@@ -145,8 +144,7 @@ class Editing:
                 made = self.bench.make(wish, progress=told(bar, look))
             if not made.edit.updates:
                 return {self.result: "", self.shown: None, self.message: texts.said(" ".join(made.edit.notes))}
-            found = verdict_on(made.check)
-            grown = ledger.added(made.edit, source="made here", limits=limits, verdict=found)
+            grown = ledger.added(made.edit, source="made here", limits=limits, verdict=made.check.verdict)
             return {
                 self.result: texts.before_and_after(made),
                 self.shown: wish.fact,

@@ -4,10 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from engram.editing import Edit
+from engram.editing.verdict import Verdict
 from engram.editing.words import contradictions
 from engram.errors import EditError
 from engram.web.limits import MIB, Limits
-from engram.web.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,24 +3,21 @@
 import difflib
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from engram.editing.check import FactCheck, percent
+from engram.editing.answers import percent
+from engram.editing.comparisons import FactCheck
+from engram.editing.drawing import NAMES, chosen
+from engram.editing.verdict import Verdict
 from engram.web.ledger import Entry
 from engram.web.nextwords import NextWords
 from engram.web.subjects import Span
-from engram.web.verdicts import Verdict, verdict_on
 from engram.web.workbench import Made, Tokens, Voice
 
 _TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
 _WORDS = re.compile(r"\s+|\S+")
-_KINDS: Mapping[str, tuple[str, str]] = {
-    "prompt": ("the prompt", "shall change"),
-    "paraphrase": ("paraphrases", "shall change"),
-    "neighbor": ("neighbors", "shall stay"),
-    "other fact": ("the subject's other facts", "shall stay"),
-}
-"""For each kind of prompt its heading, and what is wished."""
+_CHANGES = ("prompt", "paraphrase", "context")
+"""Kinds of prompts whose answers shall change; the others' shall stay."""
 
 
 def safe(text: str) -> str:
@@ -113,7 +110,7 @@ def differences(before: str, after: str) -> tuple[str, str]:
 
 def verdict(made: Made) -> str:
     """Return the verdict on an edit with the reasons against it, and how fluent the model still is."""
-    found, fluency = verdict_on(made.check), made.check.health
+    found, fluency = made.check.verdict, made.check.health
     kind, word = ("good", "✓ As wished.") if found.ok else ("bad", "⚠ Look twice.")
     reasons = "".join(f"<li>{safe(reason)}.</li>" for reason in found.reasons)
     figures = (
@@ -150,18 +147,20 @@ def _fold(heading: str, inside: str) -> str:
 
 def _answers(fact: FactCheck) -> str:
     rows: list[str] = []
-    for kind in dict.fromkeys(answer.kind for answer in fact.answers):
-        heading, wish = _KINDS.get(kind, (f"{kind}s", "shall stay"))
+    for kind, (heading, _) in NAMES.items():
         group = [answer for answer in fact.answers if answer.kind == kind]
+        if not group:
+            continue
+        wish = "shall change" if kind in _CHANGES else "shall stay"
         good = sum(answer.ok for answer in group)
         rows.append(
             f'<tr class="engram-kind"><th colspan="3" scope="colgroup">{heading}: {good} of {len(group)} as wished '
             f"({wish})</th></tr>"
         )
-        for answer in group:
+        for answer in chosen(group):
             mark = '<span title="as wished">✓</span>' if answer.ok else '<span title="not as wished">✗</span>'
             rows.append(
-                f'<tr><th scope="row">{mark} {safe(answer.text)}</th>'
+                f'<tr><th scope="row">{mark} {safe(answer.shown or answer.text)}</th>'
                 f"<td>{_said(answer.before.says, answer.before.probability)}</td>"
                 f"<td>{_said(answer.after.says, answer.after.probability)}</td></tr>"
             )

@@ -1,0 +1,126 @@
+"""What a check asks about every fact of an edit, and the answers with and without it.
+
+Before the edit the model speaks freely: its own answers are what neighbors and other facts are held against afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engram.editing.answers import Answer, Question, ask, weigh
+from engram.editing.comparisons import Comparison, as_wished
+from engram.editing.edit import Edit, FactRecord
+from engram.editing.making import Probe, contexts, made_probes, probes_of
+from engram.facts import Case
+from engram.models.chat import Wrap, wrap_for
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+_IN_DEPTH = 3
+"""So many facts of an edit get prompts made for them; the others are asked what is known."""
+
+_FREE = ("prompt", "paraphrase")
+"""Kinds of prompts after which the model speaks freely in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt for one fact.
+
+    Args:
+        fact: the fact's index in the edit.
+        record: what was done for it.
+        probe: the prompt in plain words.
+        question: the prompt as the model sees it, with the answers that are weighed.
+    """
+
+    fact: int
+    record: FactRecord
+    probe: Probe
+    question: Question
+
+    def with_original(self, answer: str | None) -> "Item":
+        """Return the same with an old answer, where it has none."""
+        if self.question.original or not answer:
+            return self
+        return replace(self, question=replace(self.question, original=answer))
+
+    def compared(self, before: Answer, after: Answer) -> Comparison:
+        """Put two answers beside each other."""
+        kind, original = self.probe.kind, self.question.original
+        return Comparison(
+            kind=kind,
+            text=self.question.text,
+            target=self.question.target,
+            original=original,
+            before=before,
+            after=after,
+            ok=as_wished(kind, self.record, original, before, after),
+            shown=self.probe.text,
+            subject=self.probe.subject,
+        )
+
+
+def wrap_of(lm: "LM", record: FactRecord, *, chat: bool | None = None) -> Wrap:
+    """Return what stands around a fact's prompt: as the method saw it, or the chat template if it is asked for.
+
+    Raises:
+        TokenizerError: `chat` is set, and the tokenizer has no chat template.
+    """
+    if chat is not None:
+        return wrap_for(lm, chat=chat)
+    parts = record.text.split(record.fact.text)
+    return Wrap(*parts) if len(parts) == 2 else Wrap()
+
+
+def items_of(
+    lm: "LM", edit: Edit, cases: Sequence[Case], *, chat: bool | None = None, made: bool = True, seed: int = 0
+) -> list[Item]:
+    """Return everything to ask, fact by fact; the edited prompt comes first.
+
+    Args:
+        lm: the model, without the edit.
+        edit: the edit.
+        cases: what is known, one case per fact.
+        chat: see `check`.
+        made: make prompts of the kinds that a case has none of.
+        seed: for these.
+    """
+    items: list[Item] = []
+    spoken = contexts(lm, seed=seed) if made else ()
+    for index, (record, case) in enumerate(zip(edit.records, cases, strict=True)):
+        fact, wrap = replace(record.fact, original=case.fact.original), wrap_of(lm, record, chat=chat)
+        probes = [Probe("prompt", fact.text, fact.subject, fact.original), *probes_of(case)]
+        if made and index < _IN_DEPTH:
+            probes += [Probe("context", c.replace("{}", fact.text), fact.subject, fact.original) for c in spoken]
+            probes += made_probes(lm, replace(case, fact=fact), wrap, seed=seed)
+        target = None if record.mode == "erase" else fact.target
+        items += [
+            Item(index, record, p, Question(text=wrap.around(p.text), target=target, original=p.original))
+            for p in probes
+        ]
+    return items
+
+
+def asked_before(lm: "LM", items: Sequence[Item]) -> tuple[list[Item], list[Answer]]:
+    """Ask the unedited model, and return the items with their old answers: what it says where none was known."""
+    free = [item for item in items if item.probe.kind != "context"]
+    said = dict(zip(map(id, free), ask(lm, [item.question for item in free]), strict=True))
+    first = {item.fact: said[id(item)].says for item in free if item.probe.kind == "prompt"}
+    known = [
+        item.with_original(said[id(item)].says if item.probe.kind not in ("context", *_FREE) else first[item.fact])
+        for item in items
+    ]
+    behind = [i for i, item in enumerate(known) if item.probe.kind == "context"]
+    weighed = dict(zip(behind, weigh(lm, [known[i].question for i in behind]), strict=True))
+    return known, [weighed[i] if i in weighed else said[id(item)] for i, item in enumerate(items)]
+
+
+def asked_after(lm: "LM", items: Sequence[Item]) -> list[Answer]:
+    """Ask the edited model."""
+    free = [i for i, item in enumerate(items) if item.probe.kind in _FREE]
+    rest = [i for i, item in enumerate(items) if item.probe.kind not in _FREE]
+    answers = dict(zip(free, ask(lm, [items[i].question for i in free]), strict=True))
+    answers |= dict(zip(rest, weigh(lm, [items[i].question for i in rest]), strict=True))
+    return [answers[i] for i in range(len(items))]

@@ -1,0 +1,141 @@
+"""Prompts that show what an edit did to a model that nobody has described: made from the built-in kinds and the model.
+
+Nothing is known about such a model but what it says. So a prompt serves where the model answers it with confidence, and
+what it answered before the edit is what must stay.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from engram.editing.contexts import sample_contexts
+from engram.editing.neighbors import Surroundings, relation_of, surroundings
+from engram.facts import Case, Fact
+from engram.models.chat import Wrap
+from engram.models.continuations import continuation_ids
+
+if TYPE_CHECKING:
+    from engram.models import LM
+
+Kind = Literal["prompt", "paraphrase", "context", "neighbor", "other fact", "unrelated fact"]
+
+CONFIDENT: Mapping[Kind, float] = {"neighbor": 0.2, "other fact": 0.2, "unrelated fact": 0.5}
+"""A prompt serves where the first token of the model's answer has at least this probability."""
+
+_CANDIDATES, _NEIGHBORS = 48, 24
+_ASKED_UNRELATED, _UNRELATED = 20, 8
+_CONTEXTS = (12,) * 10
+_SEED = 1000  # edits write their own contexts with seeds from 0
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt about a fact, a neighbor or something else, in plain words.
+
+    Args:
+        kind: what it is for.
+        text: the prompt.
+        subject: what it asks about.
+        original: the answer that an edit replaces; the model's own one where `None`.
+    """
+
+    kind: Kind
+    text: str
+    subject: str
+    original: str | None = None
+
+
+def contexts(lm: "LM", *, seed: int = 0) -> tuple[str, ...]:
+    """Return texts that the model writes, each with `{}` at its end for a prompt: none that an edit was made with."""
+    return sample_contexts(lm, _CONTEXTS, seed=_SEED + seed, bare=False)
+
+
+def probes_of(case: Case) -> list[Probe]:
+    """Return the prompts that a case brings."""
+    fact = case.fact
+    return [
+        *(Probe("paraphrase", text, fact.subject, fact.original) for text in case.paraphrases),
+        *(Probe("neighbor", text, "") for text in case.neighborhood),
+        *(Probe("other fact", other.text, other.subject, other.original) for other in case.kept),
+        *(Probe("unrelated fact", text, "", answer) for text, answer in case.locality),
+    ]
+
+
+def made_probes(lm: "LM", case: Case, wrap: Wrap, *, seed: int = 0) -> list[Probe]:
+    """Return prompts of those kinds that a case has none of: paraphrases, neighbors, other and unrelated facts.
+
+    Args:
+        lm: the model, without an edit.
+        case: what is there already.
+        wrap: what a chat template puts around every prompt.
+        seed: for the choice of unrelated facts.
+    """
+    fact = case.fact
+    if case.neighborhood and case.kept and case.locality:  # all is known
+        return []
+    around = surroundings(lm, fact)
+    known = relation_of(fact.prompt, around.kinds)
+    candidates: list[Probe] = []
+    if not case.neighborhood:
+        near = around.subjects[:_CANDIDATES]
+        candidates += [Probe("neighbor", Fact(name, fact.prompt).text, name) for name in near]
+    if not case.kept:
+        kind = around.kinds[0] if known is None else known[0]
+        asked = [relation for relation in kind.relations if known is None or relation != known[1]]
+        candidates += [Probe("other fact", r.fact(fact.subject).text, fact.subject) for r in asked]
+    if not case.locality:
+        candidates += _unrelated(around, fact, seed)
+    if not case.paraphrases and known is not None:
+        texts = (Fact(fact.subject, template).text for template in known[1].templates)
+        candidates += [Probe("paraphrase", text, fact.subject, fact.original) for text in texts if text != fact.text]
+    return _answered(lm, candidates, wrap, fact)
+
+
+def _unrelated(around: Surroundings, fact: Fact, seed: int) -> list[Probe]:
+    """Return questions about things of the kinds that are farthest from the subject."""
+    rng = random.Random(f"unrelated|{seed}|{fact.text}")
+    far = around.kinds[len(around.kinds) // 2 :]
+    drawn = [(rng.choice(kind.relations), rng.choice(kind.subjects)) for _ in range(_ASKED_UNRELATED) for kind in far]
+    asked = dict.fromkeys((relation.fact(name).text, name) for relation, name in drawn[:_ASKED_UNRELATED])
+    return [Probe("unrelated fact", text, name) for text, name in asked]
+
+
+def _answered(lm: "LM", candidates: Sequence[Probe], wrap: Wrap, fact: Fact) -> list[Probe]:
+    """Return the prompts that the model answers in a way that shows something later.
+
+    A paraphrase has the answer of the fact's own prompt. Everything else has an answer in which the model is confident,
+    and which is not the new one; other facts are about something else, and so have not the old one either.
+    """
+    most: Mapping[Kind, int] = {"neighbor": _NEIGHBORS, "unrelated fact": _UNRELATED}
+    own, *best = _first_tokens(lm, [wrap.around(text) for text in (fact.text, *(probe.text for probe in candidates))])
+    new = continuation_ids(lm, wrap.around(fact.text), fact.target)[0] if fact.target else None
+    kept: list[Probe] = []
+    for probe, (token, probability) in zip(candidates, best, strict=True):
+        if probe.kind == "paraphrase":
+            serves = token == own[0]
+        else:
+            mixed_up = token == new or (token == own[0] and probe.kind == "other fact")
+            serves = probability >= CONFIDENT[probe.kind] and not mixed_up
+        if serves and sum(other.kind == probe.kind for other in kept) < most.get(probe.kind, len(candidates)):
+            kept.append(probe)
+    return kept
+
+
+@torch.no_grad()
+def _first_tokens(lm: "LM", texts: Sequence[str]) -> list[tuple[int, float]]:
+    """Return the most probable next token after each text, and its probability."""
+    result: list[tuple[int, float]] = [(0, 0.0)] * len(texts)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for begin in range(0, len(order), _BATCH):
+        rows = order[begin : begin + _BATCH]
+        encoded = lm.encode([texts[i].rstrip(" ") for i in rows], padding_side="left")
+        logits = lm.forward(encoded.ids, mask=encoded.mask, keep=1)[:, -1].float()
+        lm.require_finite(logits, "The output")
+        found = logits.softmax(-1).max(-1)
+        for i, token, probability in zip(rows, found.indices.tolist(), found.values.tolist(), strict=True):
+            result[i] = token, probability
+    return result
