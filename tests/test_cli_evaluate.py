@@ -60,8 +60,8 @@ def test_typed_columns_may_be_printed_names_even_with_a_comma() -> None:
     ("arguments", "says"),
     [
         (("report", "absent"), "no run folder"),
-        (("evaluate", GOLDEN_MODEL, "absent.json"), "There is no file"),
-        (("evaluate", GOLDEN_MODEL, "mni"), "Did you mean 'mini'"),
+        (("evaluate", GOLDEN_MODEL, "absent.json", "--method", "ft"), "There is no file"),
+        (("evaluate", GOLDEN_MODEL, "mni", "--method", "ft"), "Did you mean 'mini'"),
         (("evaluate", GOLDEN_MODEL, "mini", "--engine", "rai"), "Did you mean 'ray'"),
         (("evaluate", GOLDEN_MODEL, "DATA", "--method", "roma"), "Did you mean 'rome'"),
         (("evaluate", GOLDEN_MODEL, "DATA", "--method", "ft", "--token", "last"), "no setting 'token'"),

@@ -165,7 +165,7 @@ def test_ctrl_c_within_a_chunk_counts_nothing_twice(
     again: list[int] = []
     found = statistics(lm, [2, 3], texts, cache=tmp_path, progress=lambda _, done, __: again.append(done), **options)
     whole = statistics(lm, [2, 3], texts, cache=tmp_path / "other", **options)
-    assert again[0] > 3_000
+    assert again[1] > 3_000  # after what was kept
     assert found[2].tokens == whole[2].tokens
     assert all(close(found[layer].moment, whole[layer].moment) < rounding(lm, layer) for layer in (2, 3))
 
@@ -184,7 +184,7 @@ def test_a_run_that_is_killed_without_warning_goes_on_from_its_last_checkpoint(
         statistics(lm, 2, texts, cache=tmp_path, save_every=0.0, tolerance=None, progress=die)
     seen: list[int] = []
     statistics(lm, 2, texts, cache=tmp_path, tolerance=None, progress=lambda _, done, __: seen.append(done))
-    assert seen[0] > 5_000
+    assert seen[1] > 5_000  # after what was kept
 
 
 def test_the_cache_knows_everything_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

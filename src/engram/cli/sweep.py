@@ -51,12 +51,12 @@ def sweep(
 
     Example: engram sweep mini mini --limit 40 --layers 0-5 --out runs/sweep
     """
-    names = split(methods)
+    names, at = split(methods), layer_list(layers)
     rome = "rome" in names
     counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=rome)
     settings = {"rome": {**settings_given(preset=preset, seed=seed), **counted}} if rome else {}
     options: dict[str, Any] = {
-        **{"methods": names, "layers": layer_list(layers), "tokens": split(tokens), "settings": settings},
+        **{"methods": names, "layers": at, "tokens": split(tokens), "settings": settings},
         **{"out": folder, "batch": batch, "seed": seed, "chat": chat},
     }
     lm = load_model(model, device=device, dtype=dtype)
