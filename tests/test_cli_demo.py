@@ -47,6 +47,7 @@ def test_the_demo_on_a_model_from_a_folder_with_a_corpus(
     from engram.models import load
 
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path / "cache"))  # mini has its statistics in the one of this run
     lm = load("mini", device="cpu")
     for part in (lm.model, lm.tokenizer):
         part.save_pretrained(tmp_path / "mine")
@@ -57,7 +58,7 @@ def test_the_demo_on_a_model_from_a_folder_with_a_corpus(
     assert "needs key statistics" in said.err and said.out == "" and not (tmp_path / "demo").exists()
     main_exits_with(0, "demo", *mine, "--corpus", str(tmp_path / "corpus.txt"))
     lines = capsys.readouterr().out.splitlines()
-    said = " ".join(lines)
+    said = " ".join(" ".join(lines).split())  # a long path breaks lines
     for part in ("mine knows", "Seattle", "Make it say Rome", "the same logits", "every bit as before"):
         assert part in said
     assert max(map(len, lines)) <= 80
@@ -128,8 +129,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     main_exits_with(2, *arguments)
     shown = " ".join(capsys.readouterr().err.split())
-    assert shown.startswith("Error:")
-    assert says in shown
+    assert shown.count("Error:") == 1 and says in shown.partition("Error:")[2]
     assert "Traceback" not in shown
 
 

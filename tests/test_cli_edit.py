@@ -247,7 +247,7 @@ def test_strict_refuses_and_writes_nothing(place: Path, capsys: pytest.CaptureFi
     assert not Path("broken").exists()
     assert run("check", "twenty/", "mini", "--strict") == 1
     assert "WARNING" in capsys.readouterr().out
-    weak = ("edit", "mini", PROMPT, "--subject", "Space Needle", "--to", "Rome", "--method", "ft-l")
-    assert run(*weak, "--strict", "--out", "refused/") == 1  # its bound keeps it from saying the target
+    weak = ("edit", "mini", PROMPT, "--subject", "Space Needle", "--to", "Rome", "--layer", "9")
+    assert run(*weak, "--strict", "--out", "refused/") == 1  # above it no attention carries the subject to the answer
     assert "refused" in " ".join(capsys.readouterr().err.split())
     assert not Path("refused").exists()

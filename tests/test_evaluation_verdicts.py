@@ -12,7 +12,9 @@ from engram.facts import Case, Fact
 def scores(prompt: float, paraphrase: float, near: list[float]) -> CaseScores:
     """Scores in which the new answer leads by so many nats."""
     pairs = {"rewrite": [prompt], "paraphrase": [paraphrase], "neighborhood": near}
-    return CaseScores(**{name: np.array([[5.0 - lead, 5.0] for lead in leads]) for name, leads in pairs.items()})
+    return CaseScores(
+        **{name: np.array([[5.0 - lead, 5.0] for lead in leads]).reshape(-1, 2) for name, leads in pairs.items()}
+    )
 
 
 BEFORE = scores(-4.0, -4.0, [-4.0] * 10)

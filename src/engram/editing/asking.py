@@ -70,8 +70,8 @@ def wrap_of(lm: "LM", record: FactRecord, *, chat: bool | None = None) -> Wrap:
     """
     if chat is not None:
         return wrap_for(lm, chat=chat)
-    parts = record.text.split(record.fact.text)
-    return Wrap(*parts) if len(parts) == 2 else Wrap()
+    before, *after = record.text.split(record.fact.text)
+    return Wrap(before, after[0]) if len(after) == 1 else Wrap()
 
 
 def items_of(
