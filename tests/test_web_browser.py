@@ -102,7 +102,9 @@ def test_wrong_input_gives_a_sentence(visitor: Visitor, tmp_path: Path) -> None:
     (tmp_path / "wrong.zip").write_bytes(b"no zip at all")
     visitor.upload(tmp_path / "wrong.zip")
     visitor.reads("ledger-message", "no intact zip")
-    assert "Traceback" not in visitor.page.content()
+    content = visitor.page.content()
+    assert "Traceback" not in content
+    assert golden_lm().name not in content  # nor where the model lies
 
 
 def test_two_visitors_at_once_do_not_see_each_others_edits(browser: Any, url: str) -> None:

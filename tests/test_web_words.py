@@ -283,6 +283,14 @@ def test_the_layer_is_the_rules_and_the_peak_is_information(traced: CausalTrace)
     assert "need not be the best one to edit" in found.peak
 
 
+def test_where_a_model_lies_is_not_told() -> None:
+    name = golden_lm().name
+    assert (
+        texts.without_path(f"Better: engram tune {name} --data FILE", name)
+        == "Better: engram tune golden_model --data FILE"
+    )
+
+
 def test_without_a_clear_effect_no_peak_is_named() -> None:
     lm = tiny("gpt2")  # random weights know no facts
     prompt = Fact.from_text("John Holzu comes from", "John Holzu")

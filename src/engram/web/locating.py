@@ -278,7 +278,7 @@ class Locating:
             self.words: texts.said(in_words(trace, located.says), *(peaks(trace, site) for site in SITES)),
             **{plot: heat_map(trace, site) for site, plot in self.maps.items()},
             self.table: number_tables(trace),
-            self.suggestion: _advice(located.suggestion),
+            self.suggestion: _advice(located.suggestion, self.bench.lm.name),
             self.chosen: "",
             self.located: located,
         }
@@ -326,9 +326,10 @@ def _holds(pick: Pick | None, prompt: str | None, subject: str | None) -> bool:
     return pick is not None and pick.prompt == (prompt or "").strip() and pick.subject == (subject or "").strip()
 
 
-def _advice(found: Suggestion) -> str:
+def _advice(found: Suggestion, model: str) -> str:
     """Return what a trace says about an edit: where it would go, and what there is to know, or to doubt."""
-    goes = f"ROME's own choice. {found.why}"
+    goes = f"ROME's own choice. {texts.without_path(found.why, model)}"
     if found.doubts:
-        return texts.warned("No layer is suggested by this trace.", *found.doubts) + texts.said(goes)
+        doubts = (texts.without_path(doubt, model) for doubt in found.doubts)
+        return texts.warned("No layer is suggested by this trace.", *doubts) + texts.said(goes)
     return texts.said(goes, found.peak)

@@ -4,6 +4,7 @@ import difflib
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from engram.editing.answers import percent
 from engram.editing.comparisons import FactCheck
@@ -28,6 +29,11 @@ def safe(text: str) -> str:
 def visible(token: str) -> str:
     """Return a token in which white space can be seen."""
     return token.replace("\n", "⏎").strip(" ") or "␣"
+
+
+def without_path(text: str, name: str) -> str:
+    """Return a text in which a model that is a folder goes by the folder's own name: paths are nobody's business."""
+    return text.replace(name, Path(name).name)
 
 
 # Messages
@@ -136,7 +142,7 @@ def before_and_after(made: Made) -> str:
         parts.append(_fold(f"What it answers: {good} of {len(fact.answers)} as wished", _answers(fact)))
         written = "".join(_free_text(text.prompt, text.before, text.after) for text in fact.texts)
         parts.append(_fold("What it writes", written))
-    notes = "".join(f"<li>{safe(note)}</li>" for note in made.edit.notes)
+    notes = "".join(f"<li>{safe(without_path(note, made.check.model))}</li>" for note in made.edit.notes)
     parts.append(_fold("Notes", f"<ul>{notes}</ul>") if notes else "")
     return f'<div class="engram-result">{"".join(parts)}</div>'
 
