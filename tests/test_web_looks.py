@@ -180,7 +180,9 @@ def test_steps_open_one_after_the_other_and_the_result_comes_into_view(browser: 
     top = "document.getElementById('engram-result').getBoundingClientRect().top"
     page.wait_for_function(f"{top} >= 0 && {top} < innerHeight")
     assert page.locator("#engram-result details[open]").count() == 0  # folded on a phone
-    assert page.evaluate("document.documentElement.scrollHeight") < 4800
+    assert (
+        page.evaluate("document.documentElement.scrollHeight") < 5400
+    )  # 6,100 in version 0.1, before the verdict had parts
     phone.leave()
 
 
