@@ -1,4 +1,8 @@
-"""Where an edit stops being fine: a threshold for everything that is looked at, measured on real models and `mini`."""
+"""Where an edit stops being fine: a threshold for everything that is looked at.
+
+Those of fluency were measured on `mini`; those of the prompts are provisional until `benchmarks/guard.py` has run on
+real models (docs/check-and-guard.md).
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +11,7 @@ from engram.errors import SettingError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """When a verdict is "ok". docs/check-and-guard.md has the measurements behind every number.
+    """When a verdict is "ok"; docs/check-and-guard.md says which of these numbers were measured.
 
     Args:
         paraphrase: least share of paraphrases that follow the edit (0 to 1).
