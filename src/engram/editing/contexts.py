@@ -1,25 +1,14 @@
-"""Text in front of prompts, written by the model itself, so that an edit holds wherever its subject appears.
+"""Text in front of prompts, written by the model itself, so that an edit holds wherever its subject appears."""
 
-Texts depend on the model and the settings alone, and writing them takes longer than much else in an edit: they are kept
-in the cache.
-"""
-
-import hashlib
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from engram.stats.cache import default_folder, write_bytes
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engram.models import LM
 
 STARTS = ("The", "In", "It", "After", "A")
 TOP_K = 5
-ALGORITHM = 1
-"""Number of the way in which contexts are written; a change that gives other texts gets the next one."""
 
 
 def sample_contexts(lm: "LM", lengths: Sequence[int], *, seed: int = 0, bare: bool = True) -> tuple[str, ...]:
@@ -32,33 +21,6 @@ def sample_contexts(lm: "LM", lengths: Sequence[int], *, seed: int = 0, bare: bo
         seed: for sampling.
         bare: put the bare prompt, `"{}"`, first.
     """
-    key = {"algorithm": ALGORITHM, "lengths": list(lengths), "seed": seed, "bare": bare, "dtype": str(lm.dtype)}
-    path = _file(lm, key)
-    kept = _kept(path, key)
-    if kept is not None:
-        return kept
-    made = _sampled(lm, lengths, seed, bare)
-    write_bytes(path, json.dumps({"key": key, "contexts": made}, indent=1).encode())
-    return made
-
-
-def _file(lm: "LM", key: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    return default_folder() / "contexts" / lm.fingerprint / f"{digest}.json"
-
-
-def _kept(path: Path, key: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return what was written earlier; nothing where the file is absent or damaged."""
-    try:
-        found = json.loads(path.read_bytes())
-        contexts = found["contexts"] if found["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    fine = isinstance(contexts, list) and all(isinstance(text, str) and text.count("{}") == 1 for text in contexts)
-    return tuple(contexts) if fine and len(contexts) == len(key["lengths"]) + key["bare"] else None
-
-
-def _sampled(lm: "LM", lengths: Sequence[int], seed: int, bare: bool) -> tuple[str, ...]:
     start = lm.tokenizer.bos_token or lm.tokenizer.eos_token
     made: dict[int, list[str]] = {}
     for length in sorted(set(lengths)):

@@ -57,11 +57,10 @@ def write(path: Path, key: Mapping[str, Any], tensors: Mapping[str, Tensor], fac
     """Write tensors with their key, atomically. A full or read-only disk costs the cache, not the result."""
     meta = {"key": json.dumps(key, sort_keys=True), "facts": json.dumps(dict(facts))}
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return write_bytes(path, save(data, meta))
+    return _written(path, save(data, meta))
 
 
-def write_bytes(path: Path, data: bytes) -> bool:
-    """Write a file of the cache in one piece; say whether that worked, and warn where it did not."""
+def _written(path: Path, data: bytes) -> bool:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +70,7 @@ def write_bytes(path: Path, data: bytes) -> bool:
             file.write(data)
         temporary.replace(path)
     except OSError as error:
-        logger.warning("%s could not be kept in the cache: %s", path, error)
+        logger.warning("statistics could not be kept in %s: %s", path, error)
         return False
     finally:
         if temporary is not None:
@@ -159,7 +158,7 @@ def remember_model(folder: Path, lm: "LM") -> None:
     noted = _noted(path)
     names = list(dict.fromkeys([*noted.get("names", []), lm.name]))
     if names != noted.get("names"):
-        write_bytes(path, json.dumps({"names": names, "sizes": _sizes(lm.config.to_dict())}, indent=1).encode())
+        _written(path, json.dumps({"names": names, "sizes": _sizes(lm.config.to_dict())}, indent=1).encode())
 
 
 def may_be_kept(folder: Path, model: str) -> bool:
