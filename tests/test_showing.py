@@ -11,7 +11,9 @@ import torch
 
 import engram.cli  # every part of the library, and so every class that shows itself
 from edits import golden_lm, random_edit
-from engram.editing import FT, FTL, ROME, Edit, FactRecord
+from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
+from engram.editing.answers import Answer
+from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.rome import PRESETS
 from engram.editing.tuned import Tried, Tuned
@@ -59,6 +61,18 @@ def tuned() -> Tuned:
     )
 
 
+def check() -> Check:
+    said = Answer(says=HOSTILE, probability=0.5, target=0.1, continuation=HOSTILE)
+    words = {"text": HOSTILE, "target": HOSTILE, "original": HOSTILE, "shown": HOSTILE, "subject": HOSTILE[:40]}
+    asked = tuple(
+        Comparison(kind=kind, before=said, after=said, ok=False, **words)
+        for kind in ("prompt", "paraphrase", "context", "neighbor", "other fact", "unrelated fact")
+        for _ in range(9)
+    )
+    texts = (FreeText(HOSTILE, HOSTILE, HOSTILE),) * 3
+    return Check(model="m", facts=(FactCheck(fact=HOSTILE_FACT, mode="modify", answers=asked, texts=texts),) * 2)
+
+
 def statistics() -> KeyStatistics:
     return KeyStatistics({layer: LayerMoment(torch.eye(640), 100, 0.01) for layer in range(48)}, "f" * 16, "a.csv")
 
@@ -81,7 +95,7 @@ def examples() -> list[Any]:
         *(found, replace(found, prompt=HOSTILE, answer=HOSTILE, tokens=(HOSTILE,) * len(found.tokens), model="<i>")),
         *(trace_many(lm, FACTS[:2], **OPTIONS), compare_severed(lm, FACTS[:2], window=3, noise=0.25, samples=1)),
         *(Report([FT_RUN, ROME_RUN]), Report([]), many_runs(), ROME_RUN, sweep(), Sweep("mini", 4, {})),
-        tuned(),
+        *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
         *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL()),
@@ -104,7 +118,9 @@ def classes(base: type = Shown) -> Iterator[type]:
 
 def test_every_result_prints_as_a_few_lines_and_never_as_numbers() -> None:
     for thing in examples():
-        for text in (repr(thing), str(thing)):
+        for text in (
+            (repr(thing),) if isinstance(thing, Check) else (repr(thing), str(thing))
+        ):  # a printed check is whole
             lines = text.splitlines()
             assert 1 <= len(lines) <= 12, text
             assert max(map(len, lines)) <= 120, text
