@@ -31,8 +31,11 @@ def features(found: Check) -> dict[str, Any]:
     answers = [
         {
             "kind": c.kind,
+            "text": c.shown,
             "ok": c.ok,
-            "sure": c.before.probability,
+            "said": [c.before.says, c.after.says],
+            "sure": [c.before.probability, c.after.probability],
+            "old": [c.before.original, c.after.original],
             "before": c.before.lead,
             "after": c.after.lead,
             "same": c.after.says == c.before.says,

@@ -15,7 +15,7 @@ import engram
 from engram import datasets
 from engram.editing import FT, FTL, ROME, Edit
 from engram.editing.contexts import sample_contexts
-from engram.editing.layers import rome_clamp
+from engram.editing.layers import PUBLISHED_CLAMP
 from engram.editing.rome import PRESETS
 from engram.editing.statistics import built_in_corpus
 from engram.evaluation import score_cases
@@ -108,7 +108,7 @@ def edits(
     """Make one edit per record."""
     layer, facts = round(way.place * lm.n_layers), [case.fact for case in cases]
     if way.method == "rome":
-        clamp = way.strength * rome_clamp(lm, 4.0)
+        clamp = way.strength * PUBLISHED_CLAMP
         found = ROME(layer=layer, clamp=clamp, covariance=counted, contexts=contexts).each(lm, facts)
     else:
         method = FT(layer=layer, lr=way.strength * FT().lr) if way.method == "ft" else _limited(layer, way.strength)

@@ -5,6 +5,7 @@ what it answered before the edit is what must stay.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,8 +26,8 @@ Kind = Literal["prompt", "paraphrase", "context", "neighbor", "other fact", "unr
 CONFIDENT: Mapping[Kind, float] = {"neighbor": 0.2, "other fact": 0.2, "unrelated fact": 0.5}
 """A prompt serves where the first token of the model's answer has at least this probability."""
 
-_CANDIDATES, _NEIGHBORS = 48, 24
-_ASKED_UNRELATED, _UNRELATED = 20, 8
+_CANDIDATES, _NEIGHBORS, _LEAST = 48, 24, 8
+_ASKED_UNRELATED, _UNRELATED = 24, 8
 _CONTEXTS = (12,) * 10
 _SEED = 1000  # edits write their own contexts with seeds from 0
 _BATCH = 64
@@ -99,7 +100,7 @@ def _unrelated(around: Surroundings, fact: Fact, seed: int) -> list[Probe]:
     """Return questions about things of the kinds that are farthest from the subject."""
     rng = random.Random(f"unrelated|{seed}|{fact.text}")
     far = around.kinds[len(around.kinds) // 2 :]
-    drawn = [(rng.choice(kind.relations), rng.choice(kind.subjects)) for _ in range(_ASKED_UNRELATED) for kind in far]
+    drawn = [(kind.relations[0], rng.choice(kind.subjects)) for _ in range(_ASKED_UNRELATED) for kind in far]
     asked = dict.fromkeys((relation.fact(name).text, name) for relation, name in drawn[:_ASKED_UNRELATED])
     return [Probe("unrelated fact", text, name) for text, name in asked]
 
@@ -108,21 +109,27 @@ def _answered(lm: "LM", candidates: Sequence[Probe], wrap: Wrap, fact: Fact) -> 
     """Return the prompts that the model answers in a way that shows something later.
 
     A paraphrase has the answer of the fact's own prompt. Everything else has an answer in which the model is confident,
-    and which is not the new one; other facts are about something else, and so have not the old one either.
+    and which is not the new one; other facts are about something else, and so have not the old one either. Where the
+    model is confident about too few neighbors, the surest of the others join them.
     """
     most: Mapping[Kind, int] = {"neighbor": _NEIGHBORS, "unrelated fact": _UNRELATED}
     own, *best = _first_tokens(lm, [wrap.around(text) for text in (fact.text, *(probe.text for probe in candidates))])
     new = continuation_ids(lm, wrap.around(fact.text), fact.target)[0] if fact.target else None
-    kept: list[Probe] = []
+    kept: dict[Kind, list[Probe]] = defaultdict(list)
+    unsure: list[tuple[float, Probe]] = []
     for probe, (token, probability) in zip(candidates, best, strict=True):
         if probe.kind == "paraphrase":
             serves = token == own[0]
         else:
             mixed_up = token == new or (token == own[0] and probe.kind == "other fact")
             serves = probability >= CONFIDENT[probe.kind] and not mixed_up
-        if serves and sum(other.kind == probe.kind for other in kept) < most.get(probe.kind, len(candidates)):
-            kept.append(probe)
-    return kept
+            if probe.kind == "neighbor" and not serves and not mixed_up:
+                unsure.append((probability, probe))
+        if serves and len(kept[probe.kind]) < most.get(probe.kind, len(candidates)):
+            kept[probe.kind].append(probe)
+    unsure.sort(key=lambda pair: -pair[0])
+    kept["neighbor"] += [probe for _, probe in unsure[: max(0, _LEAST - len(kept["neighbor"]))]]
+    return [probe for some in kept.values() for probe in some]
 
 
 @torch.no_grad()
