@@ -13,7 +13,9 @@ from families import GOLDEN_MODEL
 from engram.cli import main
 from engram.cli.stats import parsed_layers
 from engram.errors import SettingError
+from engram.mini.package import EDITING
 
+EDITED = f"transformer.h.{EDITING['engram_edit_layer']}.mlp.c_proj.weight"
 PROMPT = "{} is located in the city of"
 
 
@@ -104,7 +106,7 @@ def test_apply_and_revert_give_back_every_bit(place: Path, capsys: pytest.Captur
     assert run("apply", "needle/", "mini", "--out", "edited/") == 0
     assert "engram revert edited" in capsys.readouterr().err
     base, edited = weights("mini"), weights("edited")
-    assert [name for name in base if not torch.equal(base[name], edited[name])] == ["transformer.h.2.mlp.c_proj.weight"]
+    assert [name for name in base if not torch.equal(base[name], edited[name])] == [EDITED]
     assert run("revert", "edited/", "--out", "restored/") == 0
     assert "bit for bit" in read(capsys)
     restored = weights("restored")
@@ -137,7 +139,7 @@ def test_revert_refuses_a_model_that_somebody_changed(place: Path, capsys: pytes
     assert run("apply", "needle/", "mini", "--out", "touched/") == 0
     path = Path("touched/model.safetensors")
     tensors = load_file(path)
-    tensors["transformer.h.2.mlp.c_proj.weight"][0, 0] += 1
+    tensors[EDITED][0, 0] += 1
     save_file(tensors, path, {"format": "pt"})
     before = path.read_bytes()
     assert run("revert", "touched/") == 2

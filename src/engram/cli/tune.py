@@ -36,7 +36,9 @@ def tune(
     ] = None,
     method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
     records: Annotated[int, typer.Option(help="How many records; leave them out of tables (--skip).")] = 24,
-    layers: Annotated[str | None, typer.Option(help="Layers to try, as in 0-3,6; the lower half if not given.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to try, as in 0-3,6; up to the middle if not given.")
+    ] = None,
     clamps: Annotated[str | None, typer.Option(help="rome: clamps to try, as in 0.5,1,2.")] = None,
     rates: Annotated[str | None, typer.Option(help="ft, ft-l: learning rates to try.")] = None,
     bounds: Annotated[str | None, typer.Option(help="ft-l: bounds to try.")] = None,

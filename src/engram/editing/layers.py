@@ -108,8 +108,8 @@ TUNABLE: Mapping[str, Callable[[int], Tunable]] = {"rome": _rome_values, "ft": _
 
 
 def lower_half(n_layers: int) -> tuple[int, ...]:
-    """Return the layers in the lower half of the depth: no sweep that was published or made here found a higher one."""
-    return tuple(range(max(1, n_layers // 2)))
+    """Return the layers up to the middle: no sweep that was published or made here found a higher one best."""
+    return tuple(range(n_layers // 2 + 1)) if n_layers > 1 else (0,)
 
 
 def _spread(layers: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 _LEFT_OUT = ("lm_head.weight",)
 
 EDITING = {
-    "engram_edit_layer": 2,
+    "engram_edit_layer": 5,
     "engram_edit_clamp": 8.0,
     "engram_ft_layer": 0,
     "engram_ft_lr": 5e-3,
