@@ -22,8 +22,8 @@ import torch
 import engram
 from engram import datasets
 from engram.editing import ROME
-from engram.editing.layers import rome_layer
-from engram.editing.statistics import built_in_corpus
+from engram.editing.parts.key_statistics import built_in_corpus
+from engram.editing.parts.published import rome_layer
 from engram.evaluation.editors import prepared
 from engram.evaluation.measuring import LIKELIHOODS
 from engram.evaluation.report import Report, Run

@@ -15,7 +15,7 @@ from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
-from engram.editing.rome import PRESETS
+from engram.editing.methods.rome import PRESETS
 from engram.editing.tuned import Tried, Tuned
 from engram.editing.updates import LowRank
 from engram.errors import SettingError

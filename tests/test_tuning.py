@@ -16,7 +16,7 @@ from families import golden_tokenizer, tiny, tiny_model
 import engram
 from engram.cli import main
 from engram.editing import FT, ROME, forget_tuned, tuned
-from engram.editing.layers import PUBLISHED, TUNABLE, chosen, untuned
+from engram.editing.parts.published import PUBLISHED, TUNABLE, chosen, untuned
 from engram.editing.tuned import Tried, Tuned, keep_tuned, tuned_file
 from engram.errors import DataError, SettingError
 from engram.evaluation import trials

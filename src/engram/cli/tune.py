@@ -113,7 +113,7 @@ def say_found(found: "Tuned") -> None:
 
 def show_tuned(lm: "LM", method: str, *, as_json: bool) -> None:
     """Show what is kept for a model."""
-    from engram.editing.layers import tune_command
+    from engram.editing.parts.published import tune_command
     from engram.editing.tuned import tuned
 
     found = tuned(lm, method)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.editing.edit import Edit, FactRecord, Origin
 from engram.editing.methods import Method, method_named, require_method
-from engram.editing.targets import already_says, contradicted, mode_of
+from engram.editing.parts.targets import already_says, contradicted, mode_of
 from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact

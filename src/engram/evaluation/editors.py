@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from engram.editing import METHODS, ROME, Edit, Method, method_named
-from engram.editing.contexts import sample_contexts
-from engram.editing.layers import rome_layer
 from engram.editing.methods import Separate, Settled, require_method
-from engram.editing.rome import PRESETS
-from engram.editing.statistics import statistics_for
+from engram.editing.methods.rome import PRESETS
+from engram.editing.parts.contexts import sample_contexts
+from engram.editing.parts.key_statistics import statistics_for
+from engram.editing.parts.published import rome_layer
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
 from engram.progress import Progress

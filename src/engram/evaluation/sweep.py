@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.editing import METHODS, ROME
-from engram.editing.prompts import TOKENS
-from engram.editing.statistics import statistics_for
+from engram.editing.parts.key_statistics import statistics_for
+from engram.editing.parts.prompts import TOKENS
 from engram.errors import SettingError, did_you_mean
 from engram.evaluation import tables
 from engram.evaluation.editors import method_of

@@ -1,7 +1,7 @@
 """`tune`: the one or two numbers that decide what a method does to a model, found by editing and scoring records.
 
-What is tuned, and over which values, says `engram.editing.layers.TUNABLE`; which candidate is done on how many records,
-`engram.evaluation.halving`. Each edit's result is a line in a run folder, so that a search that was killed goes on.
+What is tuned, and over which values, says `engram.editing.parts.published.TUNABLE`; which candidate is done on how many
+records, `engram.evaluation.halving`. Each edit's result is a line in a run folder, so that a search that was killed goes on.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from engram._version import __version__
 from engram.datasets import Dataset, known
 from engram.datasets import load as load_data
 from engram.editing import ROME, Method
-from engram.editing.layers import TUNABLE, Tunable, chosen, untuned
+from engram.editing.parts.published import TUNABLE, Tunable, chosen, untuned
 from engram.editing.tuned import Tuned, keep_tuned, tuned_file
 from engram.errors import DataError, SettingError, did_you_mean
 from engram.evaluation.editors import method_of

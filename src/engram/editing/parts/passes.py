@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram.editing.prompts import Batch
+from engram.editing.parts.prompts import Batch
 from engram.models.hooks import Site, patch, record
 from engram.models.resume import Prefix, prefill, resume
 

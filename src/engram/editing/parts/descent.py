@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram.editing.forwarding import FirstPass, Tail
+from engram.editing.parts.passes import FirstPass, Tail
 from engram.errors import NumericalError
 from engram.progress import Doing, Progress
 

@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from engram.editing.edit import Edit
-from engram.editing.finetune import FT, FTL
-from engram.editing.rome import ROME
+from engram.editing.methods.finetune import FT, FTL
+from engram.editing.methods.rome import ROME
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
 from engram.progress import Progress

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from engram.editing.applying import require_gradients, require_plain
 from engram.editing.edit import Edit, FactRecord, Mode, Origin
-from engram.editing.layers import PUBLISHED_RATE, Choice, chosen
-from engram.editing.prompts import Row, padded, require_target, rows_for
-from engram.editing.targets import mode_of
+from engram.editing.parts.prompts import Row, padded, require_target, rows_for
+from engram.editing.parts.published import PUBLISHED_RATE, Choice, chosen
+from engram.editing.parts.targets import mode_of
 from engram.editing.updates import Dense, Update, side_path
 from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
