@@ -195,7 +195,7 @@ def _cases(name: str, limit: int | None) -> "list[Case]":
 def _noise(noise: str, sigma_facts: str | None) -> Any:
     from dataclasses import replace
 
-    from engram.locate.noise import Noise, parse_noise
+    from engram.locate.tracing.noise import Noise, parse_noise
 
     amount = noise.strip()
     parsed = parse_noise(float(amount)) if amount.replace(".", "", 1).isdigit() else parse_noise(amount)

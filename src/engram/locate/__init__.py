@@ -1,13 +1,13 @@
 """Locating facts: causal tracing."""
 
-from engram.locate.averages import AverageTrace, LayerMeans, Mean, Peak, trace_many
 from engram.locate.groups import GROUPS, token_groups
-from engram.locate.noise import Noise, Swap, subject_sigma
-from engram.locate.result import CausalTrace, Effect
-from engram.locate.settings import SITES, TraceOptions
-from engram.locate.severed import SeveredComparison, compare_severed
-from engram.locate.tracing import trace
-from engram.locate.windows import usual_window, window_bounds
+from engram.locate.tracing.averages import AverageTrace, LayerMeans, Mean, Peak, trace_many
+from engram.locate.tracing.causal import trace
+from engram.locate.tracing.noise import Noise, Swap, subject_sigma
+from engram.locate.tracing.result import CausalTrace, Effect
+from engram.locate.tracing.settings import SITES, TraceOptions
+from engram.locate.tracing.severed import SeveredComparison, compare_severed
+from engram.locate.tracing.windows import usual_window, window_bounds
 
 __all__ = [
     "GROUPS",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engram.locate.groups import GROUPS
-from engram.locate.words import metric_name, site_name
+from engram.locate.tracing.words import metric_name, site_name
 from engram.plots import (
     COLORS,
     LETTER,
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.text import Text
 
-    from engram.locate.averages import AverageTrace
-    from engram.locate.result import CausalTrace
-    from engram.locate.severed import SeveredComparison
+    from engram.locate.tracing.averages import AverageTrace
+    from engram.locate.tracing.result import CausalTrace
+    from engram.locate.tracing.severed import SeveredComparison
 
 
 def draw_trace(trace: "CausalTrace", sites: Sequence[str], path: str | Path | None, *, dark: bool = False) -> "Figure":

@@ -58,10 +58,6 @@ class Prefix(Shown):
         """Return only the positions before `position` (views, no copy)."""
         return Prefix(tuple(k[..., :position, :] for k in self.keys), tuple(v[..., :position, :] for v in self.values))
 
-    def rows(self, index: Tensor | slice) -> "Prefix":
-        """Return only some rows."""
-        return Prefix(tuple(k[index] for k in self.keys), tuple(v[index] for v in self.values))
-
     def cache(self) -> DynamicCache:
         """Return a cache for the model's forward that reads this prefix and keeps nothing of what follows."""
         cache: Any = DynamicCache()

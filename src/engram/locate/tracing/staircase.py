@@ -2,8 +2,8 @@
 
 A row starts as the corrupted run's states of the positions from its token on, with one of them restored, and climbs the
 layers above. So a restored state of layer l joins at block l + 1; the first restored layer of a window costs nothing
-either (`passes.run_first`). Windows that start at the same layer are one row until the first of them ends; there the
-row forks. Restorations that cannot reach the last position's logits need no row at all.
+either (`passes.run_lone_outputs`). Windows that start at the same layer are one row until the first of them ends; there
+the row forks. Restorations that cannot reach the last position's logits need no row at all.
 
     layer    0   1   2   3   4   5   6
     [0, 3)       ├───┬───┬───────────────►   trunk of low 0: restored in layers 0-2
@@ -12,24 +12,24 @@ row forks. Restorations that cannot reach the last position's logits need no row
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from engram.locate.windows import Cell, TraceSite
+from engram.locate.tracing.windows import Restoration, TraceSite
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of all samples that follow one cell.
+    """Rows of all samples that follow one restoration.
 
     Args:
-        cell: what is restored, clipped to what matters.
+        restoration: what is restored, clipped to what matters.
         joins: the block that the rows enter first (number of layers: only the final norm and unembedding).
         source: index of the group of which they are a copy when they join; `None` where they start from their own
             restored state.
     """
 
-    cell: Cell
+    restoration: Restoration
     joins: int
     source: int | None = None
 
@@ -51,7 +51,7 @@ class Climb:
         return sum(n_layers - group.joins for group in self.groups)
 
     @property
-    def first(self) -> int:
+    def entry_block(self) -> int:
         """The first block that runs."""
         return self.groups[0].joins
 
@@ -71,32 +71,33 @@ class Limits:
     seconds_per_position: float
 
 
-def effective(cell: Cell, *, n_layers: int, last: int) -> Cell | None:
-    """Clip a cell to the layers that can change the last position's logits; `None` where none can.
+def effective(restoration: Restoration, *, n_layers: int, last: int) -> Restoration | None:
+    """Clip a restoration to the layers that can change the last position's logits; `None` where none can.
 
     In the last block only the last position's own outputs matter.
     """
-    if cell.position == last:
-        return cell
-    high = min(cell.high, n_layers - 1)
-    return Cell(cell.site, cell.position, cell.low, high) if cell.low < high else None
+    if restoration.position == last:
+        return restoration
+    high = min(restoration.high, n_layers - 1)
+    return replace(restoration, high=high) if restoration.low < high else None
 
 
-def plan_climbs(cells: Iterable[Cell], *, n_layers: int, length: int, limits: Limits) -> list[Climb]:
-    """Divide cells (distinct, already clipped) into passes.
+def plan_climbs(restorations: Iterable[Restoration], *, n_layers: int, length: int, limits: Limits) -> list[Climb]:
+    """Divide restorations (distinct, already clipped) into passes.
 
     One token per pass needs the least arithmetic; several tokens per pass need fewer passes. Neighbouring tokens are
     merged while that is estimated to save time and the limits allow it.
 
     Args:
-        cells: what is restored.
+        restorations: what is restored.
         n_layers: number of layers.
         length: number of tokens of the prompt.
         limits: of one pass.
     """
-    by_token = {t: sorted(group) for t, group in groupby(sorted(cells, key=lambda c: c.position), lambda c: c.position)}
+    ordered = sorted(restorations, key=lambda each: each.position)
+    by_token = {t: sorted(group) for t, group in groupby(ordered, lambda each: each.position)}
     parts: list[list[Climb]] = []
-    merged: list[Cell] = []
+    merged: list[Restoration] = []
     for position in sorted(by_token, reverse=True):
         alone = _packed(by_token[position], position, n_layers, length, limits)
         together = _packed([*by_token[position], *merged], position, n_layers, length, limits)
@@ -113,17 +114,17 @@ def plan_climbs(cells: Iterable[Cell], *, n_layers: int, length: int, limits: Li
 
 def _seconds(climbs: Iterable[Climb], n_layers: int, length: int, limits: Limits) -> float:
     return sum(
-        (n_layers - climb.first) * limits.seconds_per_block
+        (n_layers - climb.entry_block) * limits.seconds_per_block
         + climb.row_blocks(n_layers) * (length - climb.start) * limits.seconds_per_position
         for climb in climbs
     )
 
 
-def _packed(cells: Sequence[Cell], start: int, n_layers: int, length: int, limits: Limits) -> list[Climb]:
+def _packed(restorations: Sequence[Restoration], start: int, n_layers: int, length: int, limits: Limits) -> list[Climb]:
     """Fill passes with whole families; a family larger than a pass is divided, its trunk then runs twice."""
     room = max(1, limits.groups[length - start])
-    packs: list[list[list[Cell]]] = [[]]
-    for family in _families(cells):
+    packs: list[list[list[Restoration]]] = [[]]
+    for family in _families(restorations):
         for begin in range(0, len(family), room):
             piece = family[begin : begin + room]
             if packs[-1] and sum(map(len, packs[-1])) + len(piece) > room:
@@ -132,23 +133,23 @@ def _packed(cells: Sequence[Cell], start: int, n_layers: int, length: int, limit
     return [Climb(start, _ordered(pack)) for pack in packs if pack]
 
 
-def _families(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Return cells that share site, token and lowest layer, the one that restores longest first."""
+def _families(restorations: Iterable[Restoration]) -> list[list[Restoration]]:
+    """Return restorations that share site, token and lowest layer, the one that restores longest first."""
 
-    def trunk(cell: Cell) -> tuple[int, TraceSite, int]:
-        return cell.low, cell.site, cell.position
+    def trunk(restoration: Restoration) -> tuple[int, TraceSite, int]:
+        return restoration.low, restoration.site, restoration.position
 
-    return [sorted(family, key=lambda c: -c.high) for _, family in groupby(sorted(cells, key=trunk), trunk)]
+    return [sorted(family, key=lambda c: -c.high) for _, family in groupby(sorted(restorations, key=trunk), trunk)]
 
 
-def _ordered(families: Iterable[Sequence[Cell]]) -> tuple[Group, ...]:
+def _ordered(families: Iterable[Sequence[Restoration]]) -> tuple[Group, ...]:
     """Put groups in the order in which they join, a trunk before its forks, and say which group each one copies."""
-    joining: list[tuple[int, Cell, Cell | None]] = []
+    joining: list[tuple[int, Restoration, Restoration | None]] = []
     for trunk, *forks in families:
         joining.append((trunk.low + 1, trunk, None))
         for fork in forks:
             same = fork.high == trunk.low + 1  # nothing more to restore: starts like the trunk, not from it
             joining.append((fork.high, fork, None if same else trunk))
     joining.sort(key=lambda item: item[0])
-    place = {cell: index for index, (_, cell, _) in enumerate(joining)}
-    return tuple(Group(cell, joins, None if source is None else place[source]) for joins, cell, source in joining)
+    place = {each: index for index, (_, each, _) in enumerate(joining)}
+    return tuple(Group(each, joins, None if source is None else place[source]) for joins, each, source in joining)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engram.errors import SettingError
-from engram.locate.staircase import Limits
+from engram.locate.tracing.staircase import Limits
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -28,17 +28,15 @@ class Speed:
     Args:
         seconds_per_block: fixed cost of running one block.
         flops: sustained floating-point operations per second.
-        positions: (row, position) pairs per pass beyond which a pass only gets slower; 0 for no such limit.
     """
 
     seconds_per_block: float
     flops: float
-    positions: int
 
 
-_CPU = Speed(4e-4, 5e10, 0)
-_GPU = {torch.float32: Speed(3e-4, 3e13, 0)}
-_GPU_HALF = Speed(3e-4, 3e14, 0)
+_CPU = Speed(4e-4, 5e10)
+_GPU = {torch.float32: Speed(3e-4, 3e13)}
+_GPU_HALF = Speed(3e-4, 3e14)
 
 
 def parse_budget(budget: int | float | str | None, device: torch.device) -> int:
@@ -66,7 +64,13 @@ def parse_budget(budget: int | float | str | None, device: torch.device) -> int:
 
 
 def bytes_per_row(lm: "LM", positions: int, length: int) -> int:
-    """Return what one row of a pass holds at its widest: hidden states, one block's insides, keys, values, logits."""
+    """Return what one row of a pass holds at its widest: hidden states, one block's insides, keys, values, logits.
+
+    Inside a block, per position: ten vectors of the model's width (the state, its norm, queries, keys, values, the
+    mixture, both outputs and the two sums) and five of the MLP's (gate, up, their product, the activation and its
+    copy); keys and values of all tokens twice, once as cached and once joined; attention scores three times (raw,
+    masked, normalised). At the end four of the model's width, and the last position's logits three times.
+    """
     size = torch.empty((), dtype=lm.dtype).element_size()
     inside = (
         positions * (10 * lm.d_model + 5 * lm.d_mlp) + 4 * length * lm.d_model + 3 * lm.n_heads * positions * length
@@ -98,9 +102,6 @@ def limits_of(lm: "LM", length: int, *, samples: int, kinds: int, budget: int) -
     speed = _CPU if lm.device.type == "cpu" else _GPU.get(lm.dtype, _GPU_HALF)
     groups = [0]
     for positions in range(1, length + 1):
-        rows = rows_at_once(lm, positions, length, budget=left)
-        if speed.positions:
-            rows = min(rows, speed.positions // positions)
-        groups.append(max(1, rows // samples))
+        groups.append(max(1, rows_at_once(lm, positions, length, budget=left) // samples))
     flops = 2 * samples * (4 * lm.d_model * lm.d_model + 2 * lm.d_model * lm.d_mlp)
     return Limits(groups=groups, seconds_per_block=speed.seconds_per_block, seconds_per_position=flops / speed.flops)

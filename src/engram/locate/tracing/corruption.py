@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram.errors import FactError
-from engram.locate.noise import Draws, Noise, Swap, builtin_subjects, draw
+from engram.locate.tracing.noise import Draws, Noise, Swap, builtin_subjects, draw
 from engram.models import Site, patch
-from engram.models.continuations import asked
+from engram.models.continuations import Asked, asked
 
 if TYPE_CHECKING:
     from engram.facts import Fact
@@ -26,13 +26,13 @@ class Corruption:
 
     Args:
         ids: token ids, one row per sample.
-        first: first token that differs from the clean prompt.
-        noise: what the embeddings of the tokens from `first` on get; `None` where the token ids differ instead.
+        first_token: first token that differs from the clean prompt.
+        noise: what the embeddings of the tokens from `first_token` on get; `None` where the token ids differ instead.
         replace: put the noise in place of the embeddings instead of adding it.
     """
 
     ids: Int[Tensor, "sample pos"]
-    first: int
+    first_token: int
     noise: Float[Tensor, "sample subject d_embed"] | None = None
     replace: bool = False
 
@@ -53,7 +53,7 @@ class Corruption:
         if noise is None:
             yield
             return
-        where = slice(self.first, self.first + noise.shape[1])
+        where = slice(self.first_token, self.first_token + noise.shape[1])
 
         def disturb(embedded: Tensor) -> Tensor:
             changed = embedded.clone()
@@ -71,6 +71,7 @@ class Corruption:
 def corrupt(
     lm: "LM",
     fact: "Fact",
+    prompt: Asked,
     noise: Noise | Swap,
     *,
     samples: int,
@@ -83,6 +84,7 @@ def corrupt(
     Args:
         lm: the model.
         fact: the fact.
+        prompt: its clean prompt as tokens.
         noise: what to do to them; a swap has one sample per other subject.
         samples: number of noise samples, or the most subjects to choose for a swap.
         draws: where random numbers come from.
@@ -93,16 +95,15 @@ def corrupt(
         FactError: no other subject of the same number of tokens, or a given one differs in length.
     """
     if isinstance(noise, Swap):
-        return _swapped(lm, fact, noise, samples=samples, seed=seed)
+        return _swapped(lm, fact, prompt, noise, samples=samples, seed=seed)
     used = noise.resolved(lm)
-    prompt = asked(lm, fact)
     drawn = draw(lm, used, samples=samples, tokens=len(prompt.subject), draws=draws, seed=seed, second=second)
     return Corruption(prompt.ids.repeat(samples, 1), prompt.subject.start, drawn, used.replace), used
 
 
-def _swapped(lm: "LM", fact: "Fact", swap: Swap, *, samples: int, seed: int) -> tuple[Corruption, Swap]:
+def _swapped(lm: "LM", fact: "Fact", prompt: Asked, swap: Swap, *, samples: int, seed: int) -> tuple[Corruption, Swap]:
     if swap.subjects:
-        rows = [_other_ids(lm, fact, subject) for subject in swap.subjects]
+        rows = [_other_ids(lm, fact, prompt, subject) for subject in swap.subjects]
         for subject, row in zip(swap.subjects, rows, strict=True):
             if isinstance(row, str):
                 raise FactError(f"{subject!r} cannot stand in for {fact.subject!r}: {row}")
@@ -110,20 +111,20 @@ def _swapped(lm: "LM", fact: "Fact", swap: Swap, *, samples: int, seed: int) -> 
     else:
         names = builtin_subjects()
         random.Random(f"swap|{seed}").shuffle(names)
-        fitting = [(name, row) for name in names if not isinstance(row := _other_ids(lm, fact, name), str)]
+        fitting = [(name, row) for name in names if not isinstance(row := _other_ids(lm, fact, prompt, name), str)]
         if not fitting:
             raise FactError(
                 f"No built-in subject has as many tokens as {fact.subject!r}. Name one: noise='swap:Other Name'."
             )
         chosen, rows = [name for name, _ in fitting[:samples]], [row for _, row in fitting[:samples]]
     ids = torch.stack([row for row in rows if isinstance(row, Tensor)])
-    differs = (ids != asked(lm, fact).ids).any(0).nonzero()
+    differs = (ids != prompt.ids).any(0).nonzero()
     return Corruption(ids, int(differs[0])), Swap(subjects=tuple(chosen))
 
 
-def _other_ids(lm: "LM", fact: "Fact", subject: str) -> Tensor | str:
+def _other_ids(lm: "LM", fact: "Fact", clean: Asked, subject: str) -> Tensor | str:
     """Return the token ids of the prompt with another subject, or the reason why it cannot stand in."""
-    clean, other = asked(lm, fact), asked(lm, replace(fact, subject=subject))
+    other = asked(lm, replace(fact, subject=subject))
     if other.ids.shape != clean.ids.shape or other.subject != clean.subject:
         tokens, wanted = len(other.subject), len(clean.subject)
         return f"it has {tokens} tokens in this prompt, {fact.subject!r} has {wanted}. Choose one of equal length."

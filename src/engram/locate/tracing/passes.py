@@ -1,9 +1,9 @@
-"""The passes that every trace shares: the clean one, the corrupted one, and each layer's first restored output.
+"""The passes that every trace shares: the clean one, the corrupted one, and one for each block's lone restored output.
 
 clean       one row; its states (and MLP or attention outputs) are what restorations put back
 corrupted   one row per sample; its states are where restored rows start, its keys and values what they attend to
-first       per layer and token: the block's output when only this block's MLP (or attention) output at this token
-            is clean. All tokens of all layers come from one pass, because inside a block such a change stays at its
+lone        per layer and token: the block's output when only this block's MLP (or attention) output at this token
+outputs     is clean. All tokens of all layers come from one pass, because inside a block such a change stays at its
             token: every block gets the corrupted state again.
 """
 
@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram.locate.corruption import Corruption
-from engram.locate.windows import TraceSite
+from engram.locate.tracing.corruption import Corruption
+from engram.locate.tracing.windows import TraceSite
 from engram.models import Prefix, Site, patch, prefill, record, resume
 from engram.models.hooks import on_block_input
 
@@ -112,7 +112,7 @@ def run_corrupted(lm: "LM", corruption: Corruption, kinds: Iterable[TraceSite], 
     return Corrupted(logits, dict(seen), entry, prefix)
 
 
-def run_first(
+def run_lone_outputs(
     lm: "LM", clean: Clean, corrupted: Corrupted, kinds: Sequence[TraceSite], *, start: int, severed: TraceSite | None
 ) -> dict[Site, Float[Tensor, "sample pos d_model"]]:
     """Return, per site, the block's output when only this block's output of this kind is clean at each token.

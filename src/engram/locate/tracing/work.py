@@ -1,12 +1,12 @@
-"""`trace`: where in the network a fact is recalled (ROME paper, section 2; PROTOCOL §2).
+"""What a trace computes, divided so that it fits (ROME paper, section 2).
 
 The corrupted baseline and every restored run use the same corruption. What cannot change is not computed: no clean row,
 no tokens before the subject, no position before the restored one, no layer below it, and logits of the last position
-only (DESIGN §4).
+only.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,21 +16,20 @@ from torch import Tensor
 
 from engram.errors import FactError
 from engram.facts import Fact
-from engram.given import require, require_lm
-from engram.locate.climb import Footing, climb_once
-from engram.locate.corruption import Corruption, corrupt
-from engram.locate.memory import limits_of, parse_budget, rows_at_once, samples_at_once
-from engram.locate.metrics import Metric
-from engram.locate.noise import Noise, Swap
-from engram.locate.passes import Clean, run_clean, run_corrupted, run_first
-from engram.locate.plain import restore_plainly
-from engram.locate.result import CausalTrace
-from engram.locate.settings import SITES, TraceOptions, TraceSettings
-from engram.locate.staircase import effective, plan_climbs
-from engram.locate.windows import Cell, TraceSite
+from engram.locate.tracing.budget import limits_of, parse_budget, rows_at_once, samples_at_once
+from engram.locate.tracing.climb import Footing, climb_once
+from engram.locate.tracing.corruption import Corruption, corrupt
+from engram.locate.tracing.metrics import Metric
+from engram.locate.tracing.noise import Noise
+from engram.locate.tracing.passes import Clean, run_clean, run_corrupted, run_lone_outputs
+from engram.locate.tracing.plain import restore_plainly
+from engram.locate.tracing.result import CausalTrace
+from engram.locate.tracing.settings import TraceSettings
+from engram.locate.tracing.staircase import effective, plan_climbs
+from engram.locate.tracing.windows import Restoration, TraceSite
 from engram.models.chat import wrap_for
 from engram.models.continuations import asked, continuation_ids
-from engram.progress import AnyProgress, Doing, named, progress_for
+from engram.progress import Doing
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -40,63 +39,6 @@ logger = logging.getLogger(__name__)
 Steps = Callable[[int, int], None]
 """Called with the number of finished and of all passes."""
 TRACING = Doing("tracing", unit="passes")
-
-
-def trace(
-    lm: "LM",
-    fact: Fact,
-    *,
-    sites: str | Sequence[str] = SITES,
-    window: int | None = None,
-    window_style: str = "code",
-    noise: int | float | str | Noise | Swap = "3sigma",
-    samples: int = 10,
-    seed: int = 0,
-    draws: str = "seeded",
-    tokens: str | int | Sequence[int] = "all",
-    severed: str | None = None,
-    metric: str = "probability",
-    against: str | None = None,
-    chat: bool = False,
-    memory_budget: int | float | str | None = None,
-    progress: AnyProgress | None = None,
-) -> CausalTrace:
-    """Trace one fact: which restored states bring the answer back when the subject is corrupted?
-
-    The answer is `fact.original` (its first token) where the fact names one, else what the model says.
-
-    Args:
-        lm: the model.
-        fact: the fact; its `target` plays no part (except as second answer of the logit difference).
-        sites: `state` (one hidden state), `mlp` and `attn` (windows of outputs).
-        window: number of layers of an MLP or attention window; `usual_window` of the model's depth when not given.
-        window_style: `code` or `paper`, see `window_bounds`.
-        noise: a number, `"3sigma"`, `"uniform:0.25"`, `"swap:Other Subject"` ... (`parse_noise`), a `Noise` or `Swap`.
-        samples: number of noise samples.
-        seed: for the noise.
-        draws: `seeded`, or `published` for the published code's random numbers.
-        tokens: which tokens to trace: `all`, `subject`, `subject_last`, `last`, or positions.
-        severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers.
-        metric: `probability`, `log_probability` (nats) or `logit_difference`.
-        against: second answer of the logit difference; `fact.target` otherwise.
-        chat: ask within the tokenizer's chat template; `all` tokens then begin with the user's words.
-        memory_budget: bytes or `"2GiB"` beyond the model; 1 GiB on the CPU, half of what is free on a GPU.
-        progress: a function of (what, done, total), or of (done, total) passes; the log when not given.
-
-    Raises:
-        SettingError: an option has a value that is not allowed.
-        FactError: the prompt, its subject or a second answer cannot be used.
-        TokenizerError: `chat` on a model without a chat template.
-        NumericalError: NaN or infinity in the model's output; the message names the layer.
-    """
-    require_lm(lm)
-    require(fact, Fact, "fact")
-    options: TraceOptions = {"sites": sites, "window": window, "window_style": window_style, "tokens": tokens}
-    options |= {"noise": noise, "samples": samples, "seed": seed, "draws": draws, "severed": severed}
-    options |= {"metric": metric, "against": against, "chat": chat, "memory_budget": memory_budget}
-    settings = TraceSettings.of(**options)
-    settings.check_window(lm.n_layers)
-    return trace_with(lm, fact, settings, progress=named(progress_for(progress, TRACING), TRACING))
 
 
 @torch.no_grad()
@@ -114,12 +56,12 @@ def trace_with(
     clean = run_clean(lm, prompt.ids, settings.sites)
     metric, predicted = _metric(lm, fact, prompt.answer, clean, settings)
     corruption, noise = corrupt(
-        lm, fact, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
+        lm, fact, prompt, settings.noise, samples=settings.samples, draws=settings.draws, seed=settings.seed
     )
     restoring = corruption
     if settings.severed is not None and settings.draws == "published" and isinstance(noise, Noise):
         restoring, _ = corrupt(
-            lm, fact, noise, samples=settings.samples, draws="published", seed=settings.seed, second=True
+            lm, fact, prompt, noise, samples=settings.samples, draws="published", seed=settings.seed, second=True
         )
         plain = True  # rows differ from their own baseline at every layer: nothing can be shared
     work = _Work(lm, clean, corruption, restoring, metric, settings, positions)
@@ -204,15 +146,15 @@ class _Work:
         joined = {site: torch.cat([part[site] for part in parts], dim=-1) for site in settings.sites}
         return joined, torch.cat(baselines)
 
-    def _cells(self) -> dict[tuple[TraceSite, int, int], Cell]:
-        """Return the cell of every (site, token, layer) from the first corrupted token on."""
+    def _restorations(self) -> dict[tuple[TraceSite, int, int], Restoration]:
+        """Return the restoration of every (site, token, layer) from the first corrupted token on."""
         layers = self.lm.n_layers
-        first = self.corruption.first if self.restoring is self.corruption else 0
+        begin = self.corruption.first_token if self.restoring is self.corruption else 0
         return {
-            (site, position, layer): self.settings.cell(site, position, layer, layers)
+            (site, position, layer): self.settings.restoration(site, position, layer, layers)
             for site in self.settings.sites
             for position in self.positions
-            if position >= first
+            if position >= begin
             for layer in range(layers)
         }
 
@@ -221,17 +163,17 @@ class _Work:
     ) -> tuple[dict[str, Tensor], Tensor]:
         severed = self.settings.severed
         corrupted = run_corrupted(self.lm, corruption, [severed] if severed else [], for_resuming=False)
-        cells = self._cells()
-        distinct = sorted(set(cells.values()))
+        restorations = self._restorations()
+        distinct = sorted(set(restorations.values()))
         at_once = max(1, rows_at_once(self.lm, self.length, self.length, budget=budget) // corruption.samples)
-        found: dict[Cell, Tensor] = {}
+        found: dict[Restoration, Tensor] = {}
         for begin in range(0, len(distinct), at_once):
             some = distinct[begin : begin + at_once]
             rows = restore_plainly(self.lm, self.clean, restoring, corrupted, self.metric, some, severed=severed)
             found |= dict(zip(some, rows, strict=True))
             report(begin + len(some), len(distinct))
         baseline = self.metric(corrupted.logits)
-        return self._grids({key: found[cell] for key, cell in cells.items()}, baseline), baseline
+        return self._grids({key: found[each] for key, each in restorations.items()}, baseline), baseline
 
     def _climbing(
         self, corruption: Corruption, budget: int, kept: int, report: Steps
@@ -239,21 +181,23 @@ class _Work:
         lm, settings, last = self.lm, self.settings, self.length - 1
         severed = settings.severed
         corrupted = run_corrupted(lm, corruption, [severed] if severed else [], for_resuming=True)
-        cells = {key: effective(cell, n_layers=lm.n_layers, last=last) for key, cell in self._cells().items()}
-        distinct = {cell for cell in cells.values() if cell is not None}
+        restorations = {
+            key: effective(each, n_layers=lm.n_layers, last=last) for key, each in self._restorations().items()
+        }
+        distinct = {each for each in restorations.values() if each is not None}
         windowed: list[TraceSite] = [site for site in ("mlp", "attn") if any(c.site == site for c in distinct)]
-        start = min((cell.position for cell in distinct), default=last)
-        first = run_first(lm, self.clean, corrupted, windowed, start=start, severed=severed)
-        footing = Footing(self.clean, corrupted, first, start, severed)
+        start = min((each.position for each in distinct), default=last)
+        lone = run_lone_outputs(lm, self.clean, corrupted, windowed, start=start, severed=severed)
+        footing = Footing(self.clean, corrupted, lone, start, severed)
         limits = limits_of(lm, self.length, samples=corruption.samples, kinds=kept, budget=budget)
         climbs = plan_climbs(distinct, n_layers=lm.n_layers, length=self.length, limits=limits)
-        found: dict[Cell, Tensor] = {}
+        found: dict[Restoration, Tensor] = {}
         for index, climb in enumerate(climbs):
             rows = climb_once(lm, footing, climb, self.metric)
-            found |= {group.cell: row for group, row in zip(climb.groups, rows, strict=True)}
+            found |= {group.restoration: row for group, row in zip(climb.groups, rows, strict=True)}
             report(index + 1, len(climbs))
         baseline = self.metric(corrupted.logits)
-        reached = {key: found[cell] for key, cell in cells.items() if cell is not None}
+        reached = {key: found[restoration] for key, restoration in restorations.items() if restoration is not None}
         return self._grids(reached, baseline), baseline
 
     def _grids(

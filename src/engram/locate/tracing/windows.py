@@ -12,7 +12,7 @@ PUBLISHED_DEPTH = 24
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Cell:
+class Restoration:
     """One restoration: the clean values of `site` at one token in the layers [low, high).
 
     Args:
@@ -34,7 +34,7 @@ def usual_window(n_layers: int) -> int:
 
 
 def window_bounds(layer: int, *, window: int, n_layers: int, style: WindowStyle = "code") -> tuple[int, int]:
-    """Return the layers [low, high) that a window around `layer` covers, clipped to the model (PROTOCOL §2.3).
+    """Return the layers [low, high) that a window around `layer` covers, clipped to the model.
 
     Args:
         layer: the window's place in the grid.
@@ -48,9 +48,11 @@ def window_bounds(layer: int, *, window: int, n_layers: int, style: WindowStyle 
     return max(0, low), min(n_layers, low + window)
 
 
-def cell_at(site: TraceSite, position: int, layer: int, *, window: int, n_layers: int, style: WindowStyle) -> Cell:
-    """Return the cell of a grid: a state is one layer, outputs are a window."""
+def restoration_at(
+    site: TraceSite, position: int, layer: int, *, window: int, n_layers: int, style: WindowStyle
+) -> Restoration:
+    """Return what one cell of a grid restores: a state is one layer, outputs are a window."""
     if site == "state":
-        return Cell(site, position, layer, layer + 1)
+        return Restoration(site, position, layer, layer + 1)
     low, high = window_bounds(layer, window=window, n_layers=n_layers, style=style)
-    return Cell(site, position, low, high)
+    return Restoration(site, position, low, high)

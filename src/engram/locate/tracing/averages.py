@@ -1,4 +1,4 @@
-"""`trace_many`: effects averaged over facts that a model knows (AIE, ATE: PROTOCOL §2.4), in runs that survive."""
+"""`trace_many`: effects averaged over facts that a model knows (AIE, ATE: ROME paper, section 2.1)."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from engram.errors import DataError, FactError
 from engram.facts import Case, Fact
 from engram.given import require_each, require_lm
 from engram.locate.groups import GROUPS, token_groups
-from engram.locate.result import CausalTrace
-from engram.locate.settings import TraceOptions, TraceSettings
-from engram.locate.tracing import TRACING, Steps, trace_with
-from engram.locate.words import Z95, average_lines, average_rows
+from engram.locate.tracing.result import CausalTrace
+from engram.locate.tracing.settings import TraceOptions, TraceSettings
+from engram.locate.tracing.words import Z95, average_lines, average_rows
+from engram.locate.tracing.work import TRACING, Steps, trace_with
 from engram.models.chat import wrap_for
 from engram.models.continuations import asked
 from engram.progress import AnyProgress, Doing, named, progress_for

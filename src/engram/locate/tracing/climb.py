@@ -1,4 +1,4 @@
-"""The fast path: rows that join while a pass climbs the network (DESIGN §4)."""
+"""The fast path: rows that join while a pass climbs the network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram.locate.metrics import Metric
-from engram.locate.passes import Clean, Corrupted
-from engram.locate.staircase import Climb, Group
-from engram.locate.windows import TraceSite
+from engram.locate.tracing.metrics import Metric
+from engram.locate.tracing.passes import Clean, Corrupted
+from engram.locate.tracing.staircase import Climb, Group
+from engram.locate.tracing.windows import TraceSite
 from engram.models import Site, patch, resume
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ class Footing:
     Args:
         clean: the clean run.
         corrupted: the corrupted run of these samples.
-        first: see `passes.run_first`; positions count from `first_start`.
-        first_start: first position of `first`.
+        lone_outputs: see `passes.run_lone_outputs`; positions count from `start`.
+        start: first position of `lone_outputs`.
         severed: outputs of this kind at the restored token stay corrupted.
     """
 
     clean: Clean
     corrupted: Corrupted
-    first: dict[Site, Tensor]
-    first_start: int
+    lone_outputs: dict[Site, Tensor]
+    start: int
     severed: TraceSite | None
 
     @property
@@ -43,13 +43,13 @@ class Footing:
 
     def joining(self, group: Group, start: int) -> Float[Tensor, "sample pos d_model"]:
         """Return the states from `start` on with which a group joins."""
-        cell = group.cell
-        state = Site("state", cell.low)
+        site, position, low = group.restoration.site, group.restoration.position, group.restoration.low
+        state = Site("state", low)
         rows = self.corrupted.values[state][:, start:].clone()
-        if cell.site == "state":
-            rows[:, cell.position - start] = self.clean.values[state][cell.position]
+        if site == "state":
+            rows[:, position - start] = self.clean.values[state][position]
         else:
-            rows[:, cell.position - start] = self.first[Site(cell.site, cell.low)][:, cell.position - self.first_start]
+            rows[:, position - start] = self.lone_outputs[Site(site, low)][:, position - self.start]
         return rows
 
 
@@ -79,7 +79,7 @@ def climb_once(lm: "LM", footing: Footing, climb: Climb, metric: Metric) -> Floa
         logits = resume(
             lm,
             arrive,
-            layer=climb.first,
+            layer=climb.entry_block,
             positions=width,
             prefix=prefix.until(climb.start) if prefix is not None and climb.start else None,
             last_only=last_only,
@@ -92,18 +92,18 @@ def _changes(lm: "LM", footing: Footing, climb: Climb) -> dict[Site, Callable[[T
     """Restore windows layer by layer, and hold what is severed."""
     last = footing.clean.ids.shape[1] - 1
     changes: dict[Site, Callable[[Tensor], Tensor]] = {}
-    for layer in range(climb.first, lm.n_layers):
-        here = [(i, g.cell) for i, g in enumerate(climb.groups) if g.joins <= layer]
+    for layer in range(climb.entry_block, lm.n_layers):
+        here = [(i, g.restoration) for i, g in enumerate(climb.groups) if g.joins <= layer]
         if layer == lm.n_layers - 1:  # the other positions' outputs no longer matter, and may not be computed
-            here = [(i, cell) for i, cell in here if cell.position == last]
+            here = [(i, each) for i, each in here if each.position == last]
         for kind in ("mlp", "attn"):
             site = Site(kind, layer)
-            restored = [(i, cell.position) for i, cell in here if cell.site == kind and layer < cell.high]
+            restored = [(i, each.position) for i, each in here if each.site == kind and layer < each.high]
             if restored:
                 changes[site] = _put(restored, footing.clean.values[site], last, footing.samples)
         if footing.severed is not None and here:
             site = Site(footing.severed, layer)
-            held = [(i, cell.position) for i, cell in here]
+            held = [(i, each.position) for i, each in here]
             changes[site] = _put(held, footing.corrupted.values[site], last, footing.samples)
     return changes
 

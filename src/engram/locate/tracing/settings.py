@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from engram.errors import SettingError, did_you_mean
-from engram.locate.metrics import MetricName
-from engram.locate.noise import Draws, Noise, Swap, parse_noise
-from engram.locate.windows import Cell, TraceSite, WindowStyle, cell_at, usual_window
+from engram.locate.tracing.metrics import MetricName
+from engram.locate.tracing.noise import Draws, Noise, Swap, parse_noise
+from engram.locate.tracing.windows import Restoration, TraceSite, WindowStyle, restoration_at, usual_window
+from engram.settings import made
+from engram.showing import Shown
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +19,7 @@ SITES: tuple[TraceSite, ...] = ("state", "mlp", "attn")
 
 
 class TraceOptions(TypedDict, total=False):
-    """The keyword options that `trace` and `trace_many` share; see `trace`."""
+    """The keyword options that `trace` and `trace_many` share; see `CausalTracing`."""
 
     sites: str | Sequence[str]
     window: int | None
@@ -34,9 +36,75 @@ class TraceOptions(TypedDict, total=False):
     memory_budget: int | float | str | None
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Options(Shown):
+    """What may be asked of a trace, as one types it.
+
+    Args:
+        sites: `state` (one hidden state), `mlp` and `attn` (windows of outputs).
+        window: number of layers of an MLP or attention window; `usual_window` of the model's depth when not given.
+        window_style: `code` or `paper`, see `window_bounds`.
+        noise: a number, `"3sigma"`, `"uniform:0.25"`, `"swap:Other Subject"` ... (`parse_noise`), a `Noise` or `Swap`.
+        samples: number of noise samples.
+        seed: for the noise.
+        draws: `seeded`, or `published` for the published code's random numbers.
+        tokens: which tokens to trace: `all`, `subject`, `subject_last`, `last`, or positions.
+        severed: `mlp` or `attn`: these outputs at the restored token stay corrupted in all layers.
+        metric: `probability`, `log_probability` (nats) or `logit_difference`.
+        against: second answer of the logit difference; `fact.target` otherwise.
+        chat: ask within the tokenizer's chat template; `all` tokens then begin with the user's words.
+        memory_budget: bytes or `"2GiB"` beyond the model; 1 GiB on the CPU, half of what is free on a GPU.
+
+    Raises:
+        SettingError: a value that is not allowed; the message says what is.
+    """
+
+    sites: str | Sequence[str] = SITES
+    window: int | None = None
+    window_style: str = "code"
+    noise: int | float | str | Noise | Swap = "3sigma"
+    samples: int = 10
+    seed: int = 0
+    draws: str = "seeded"
+    tokens: str | int | Sequence[int] = "all"
+    severed: str | None = None
+    metric: str = "probability"
+    against: str | None = None
+    chat: bool = False
+    memory_budget: int | float | str | None = None
+
+    def __post_init__(self) -> None:
+        self.checked()
+
+    def checked(self) -> "TraceSettings":
+        """Return the same as checked settings."""
+        for name, number in (("window", self.window), ("samples", self.samples)):
+            if number is not None and number < 1:
+                raise SettingError(f"{name}={number}; it must be 1 or more.")
+        if self.against is not None and self.metric != "logit_difference":
+            raise SettingError(
+                f"against={self.against!r} is for metric='logit_difference'; the metric is {self.metric!r}."
+            )
+        return TraceSettings(
+            sites=_sites(self.sites, self.severed),
+            window=self.window,
+            window_style=_one_of("window_style", self.window_style, get_args(WindowStyle)),
+            noise=parse_noise(self.noise),
+            samples=self.samples,
+            seed=self.seed,
+            draws=_one_of("draws", self.draws, get_args(Draws)),
+            tokens=_tokens(self.tokens),
+            severed=None if self.severed is None else _one_of("severed", self.severed, ("attn", "mlp")),
+            metric=_one_of("metric", self.metric, get_args(MetricName)),
+            against=self.against,
+            chat=self.chat,
+            memory_budget=self.memory_budget,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSettings:
-    """Checked options of a trace; see `trace` for their meaning."""
+    """Checked options of a trace; see `Options` for their meaning."""
 
     sites: tuple[TraceSite, ...]
     window: int | None
@@ -53,48 +121,13 @@ class TraceSettings:
     memory_budget: int | float | str | None
 
     @classmethod
-    def of(
-        cls,
-        *,
-        sites: str | Sequence[str] = SITES,
-        window: int | None = None,
-        window_style: str = "code",
-        noise: int | float | str | Noise | Swap = "3sigma",
-        samples: int = 10,
-        seed: int = 0,
-        draws: str = "seeded",
-        tokens: str | int | Sequence[int] = "all",
-        severed: str | None = None,
-        metric: str = "probability",
-        against: str | None = None,
-        chat: bool = False,
-        memory_budget: int | float | str | None = None,
-    ) -> "TraceSettings":
+    def of(cls, **options: Unpack[TraceOptions]) -> "TraceSettings":
         """Check options.
 
         Raises:
-            SettingError: a value that is not allowed; the message says what is.
+            SettingError: an option that does not exist, or a value that is not allowed.
         """
-        for name, number in (("window", window), ("samples", samples)):
-            if number is not None and number < 1:
-                raise SettingError(f"{name}={number}; it must be 1 or more.")
-        if against is not None and metric != "logit_difference":
-            raise SettingError(f"against={against!r} is for metric='logit_difference'; the metric is {metric!r}.")
-        return cls(
-            sites=_sites(sites, severed),
-            window=window,
-            window_style=_one_of("window_style", window_style, get_args(WindowStyle)),
-            noise=parse_noise(noise),
-            samples=samples,
-            seed=seed,
-            draws=_one_of("draws", draws, get_args(Draws)),
-            tokens=_tokens(tokens),
-            severed=None if severed is None else _one_of("severed", severed, ("attn", "mlp")),
-            metric=_one_of("metric", metric, get_args(MetricName)),
-            against=against,
-            chat=chat,
-            memory_budget=memory_budget,
-        )
+        return made(Options, "tracing", **options).checked()
 
     def fitted(self, n_layers: int) -> "TraceSettings":
         """Return these settings for a model of so many layers: with the usual window where none was asked for."""
@@ -150,10 +183,10 @@ class TraceSettings:
                     raise SettingError(f"Token {outside[0]} is not in the prompt: it has tokens 0 to {length - 1}.")
                 return sorted({t % length for t in self.tokens})
 
-    def cell(self, site: TraceSite, position: int, layer: int, n_layers: int) -> Cell:
-        """Return one cell of a grid."""
+    def restoration(self, site: TraceSite, position: int, layer: int, n_layers: int) -> Restoration:
+        """Return what one cell of a grid restores."""
         window = usual_window(n_layers) if self.window is None else self.window
-        return cell_at(site, position, layer, window=window, n_layers=n_layers, style=self.window_style)
+        return restoration_at(site, position, layer, window=window, n_layers=n_layers, style=self.window_style)
 
     def record(self) -> dict[str, Any]:
         """Return what a file needs to say about these settings; nothing that does not change results."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from engram.locate.corruption import Corruption
-from engram.locate.metrics import Metric
-from engram.locate.passes import Clean, Corrupted
-from engram.locate.windows import Cell, TraceSite
+from engram.locate.tracing.corruption import Corruption
+from engram.locate.tracing.metrics import Metric
+from engram.locate.tracing.passes import Clean, Corrupted
+from engram.locate.tracing.windows import Restoration, TraceSite
 from engram.models import Site, patch
 
 if TYPE_CHECKING:
@@ -25,45 +25,46 @@ def restore_plainly(
     corruption: Corruption,
     corrupted: Corrupted,
     metric: Metric,
-    cells: Sequence[Cell],
+    restorations: Sequence[Restoration],
     *,
     severed: TraceSite | None,
-) -> Float[Tensor, "cell sample"]:
-    """Return the metric of every cell and sample, from one pass over all of them.
+) -> Float[Tensor, "restoration sample"]:
+    """Return the metric of every restoration and sample, from one pass over all of them.
 
     Args:
         lm: the model.
-        clean: the clean run, with the values that cells restore.
+        clean: the clean run, with the values that restorations restore.
         corruption: the corrupted prompts.
         corrupted: their run, with the values of the severed kind.
         metric: what is read off.
-        cells: what is restored.
+        restorations: what is restored.
         severed: outputs of this kind at the restored token stay corrupted in all layers.
 
     Raises:
         NumericalError: NaN or infinity in the output.
     """
-    with corruption.applied(lm), patch(lm, _changes(lm, clean, corrupted, cells, severed)):
-        logits = lm.forward(corruption.ids.repeat(len(cells), 1), keep=1)[:, -1]
+    with corruption.applied(lm), patch(lm, _changes(lm, clean, corrupted, restorations, severed)):
+        logits = lm.forward(corruption.ids.repeat(len(restorations), 1), keep=1)[:, -1]
     lm.require_finite(logits, "With a restored state the output")
-    return metric(logits).unflatten(0, (len(cells), corruption.samples))
+    return metric(logits).unflatten(0, (len(restorations), corruption.samples))
 
 
 def _changes(
-    lm: "LM", clean: Clean, corrupted: Corrupted, cells: Sequence[Cell], severed: TraceSite | None
+    lm: "LM", clean: Clean, corrupted: Corrupted, restorations: Sequence[Restoration], severed: TraceSite | None
 ) -> dict[Site, Callable[[Tensor], Tensor]]:
-    """Row [cell × sample] gets its own cell's restoration."""
+    """Row [restoration × sample] gets its own restoration's restoration."""
     changes: dict[Site, Callable[[Tensor], Tensor]] = {}
     for layer in range(lm.n_layers):
-        for kind in {cell.site for cell in cells}:
-            rows = [i for i, c in enumerate(cells) if c.site == kind and c.low <= layer < c.high]
+        for kind in {restoration.site for restoration in restorations}:
+            rows = [i for i, c in enumerate(restorations) if c.site == kind and c.low <= layer < c.high]
             if rows:
                 site = Site(kind, layer)
-                changes[site] = _put(rows, [cells[i].position for i in rows], clean.values[site], len(cells))
+                places = [restorations[i].position for i in rows]
+                changes[site] = _put(rows, places, clean.values[site], len(restorations))
         if severed is not None:
             site = Site(severed, layer)
-            places = [cell.position for cell in cells]
-            changes[site] = _put(list(range(len(cells))), places, corrupted.values[site], len(cells))
+            places = [restoration.position for restoration in restorations]
+            changes[site] = _put(list(range(len(restorations))), places, corrupted.values[site], len(restorations))
     return changes
 
 

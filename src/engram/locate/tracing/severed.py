@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from engram.errors import SettingError
 from engram.facts import Case, Fact
 from engram.given import require_each
-from engram.locate.averages import FACTS, AverageTrace, trace_many
-from engram.locate.settings import TraceOptions
-from engram.locate.words import severed_lines, severed_rows
+from engram.locate.tracing.averages import FACTS, AverageTrace, trace_many
+from engram.locate.tracing.settings import TraceOptions
+from engram.locate.tracing.words import severed_lines, severed_rows
 from engram.progress import AnyProgress, Doing, progress_for
 from engram.showing import Shown, frame, html_picture
 

@@ -1,6 +1,6 @@
 """How a subject is made unreadable: noise on its token embeddings, or another subject in its place.
 
-The settings are plain values; `draw` makes the random numbers. PROTOCOL §2.2, §2.6, §2.7.
+The settings are plain values; `draw` makes the random numbers. ROME paper, section 2.1.
 """
 
 import re
@@ -135,7 +135,7 @@ def noise_from(record: dict[str, Any]) -> "Noise | Swap":
 
 def builtin_subjects() -> list[str]:
     """Return well-known people, places, works and companies on which σ is measured by default."""
-    text = files("engram.locate").joinpath("subjects.txt").read_text(encoding="utf-8")
+    text = files("engram.locate.tracing").joinpath("subjects.txt").read_text(encoding="utf-8")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -168,7 +168,7 @@ def draw(
         noise: which noise, its amount absolute.
         samples: how many samples.
         tokens: how many subject tokens.
-        draws: `published` as the published code draws, the same numbers whatever the seed (PROTOCOL §2.7), or `seeded`.
+        draws: `published` as the published code draws, the same numbers whatever the seed, or `seeded`.
         seed: for `seeded`.
         second: of the `published` draws, those that the published code's second pass gets.
     """

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
-from engram.locate.noise import Noise, Swap, noise_from
-from engram.locate.words import trace_lines, trace_rows
+from engram.locate.tracing.noise import Noise, Swap, noise_from
+from engram.locate.tracing.words import trace_lines, trace_rows
 from engram.runs.store import write_atomically
 from engram.showing import Shown, frame, html_picture
 
@@ -33,9 +33,14 @@ class Effect(Tensor):
     What is computed from it is a plain tensor.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportPrivateUsage, reportAssignmentType]
     standard_error: Float[Tensor, "token layer"]
     """Standard error of each number; NaN when there is only one sample."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return Tensor.__torch_function__(func, (), args, kwargs)
 
     @classmethod
     def of(cls, values: Float[Tensor, "token layer sample"]) -> "Effect":

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from engram.showing import around, cut, short
 
 if TYPE_CHECKING:
-    from engram.locate.averages import AverageTrace
-    from engram.locate.result import CausalTrace
-    from engram.locate.severed import SeveredComparison
+    from engram.locate.tracing.averages import AverageTrace
+    from engram.locate.tracing.result import CausalTrace
+    from engram.locate.tracing.severed import SeveredComparison
 
 Z95 = 1.959963984540054  # of the normal distribution
 HINT = "  .plot() draws it, .dataframe() has every number"
