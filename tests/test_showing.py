@@ -13,11 +13,11 @@ import engram.cli  # every part of the library, and so every class that shows it
 from edits import golden_lm, random_edit
 from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
+from engram.editing.changes import LowRank
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.methods.rome import PRESETS
 from engram.editing.tuned import Tried, Tuned
-from engram.editing.updates import LowRank
 from engram.errors import SettingError
 from engram.evaluation import Advice, Place, Report, Run, Sweep
 from engram.evaluation.scores import CaseScores

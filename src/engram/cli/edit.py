@@ -174,20 +174,18 @@ def run_edit(
         if not as_json:
             say_edit(made, seconds)
         with bars(quiet=as_json) as progress:
-            found = check(
-                lm, made, texts=False, health=bool(made.updates), made=bool(made.updates), seed=seed, progress=progress
-            )
-    if strict and made.updates and not found.ok:
+            found = check(lm, made, texts=False, health=bool(made), made=bool(made), seed=seed, progress=progress)
+    if strict and made and not found.ok:
         say_error(f"The edit was refused; the model is as it was. {' '.join(found.warnings)} Nothing was saved.")
         raise typer.Exit(1)
-    if folder is not None and made.updates:
+    if folder is not None and made:
         made.save(folder)
     if as_json:
-        kept = str(folder) if folder is not None and made.updates else None
+        kept = str(folder) if folder is not None and made else None
         emit_json(as_plain(made, found, kept, seconds))
         return
     say_answers([c for fact in found.facts for c in fact.answers if c.kind == "prompt"])
-    if made.updates:
+    if made:
         say_verdict(found)
     if explain:
         for record in made.records:
@@ -197,7 +195,7 @@ def run_edit(
 
 def say_edit(made: "Edit", seconds: float) -> None:
     """Say what was done, in one line, and the remarks that came up."""
-    changed = ", ".join(made.updates)
+    changed = ", ".join(change.where or "the prompt" for change in made.changes)
     if changed:
         origin = made.origins[0]
         preset = origin.settings.get("preset")
@@ -235,7 +233,7 @@ def say_verdict(found: "Check") -> None:
 
 def say_kept(lm: "LM", made: "Edit", folder: Path | None) -> None:
     """Say where the edit is and what to type next."""
-    if not made.updates:
+    if not made:
         out().print("Nothing was changed and nothing saved. --force writes it all the same.")
     elif folder is None:
         note("Not kept. Give --out FOLDER to keep the edit.")

@@ -3,16 +3,17 @@
 import sys
 from importlib import import_module
 
+from engram.editing.changes import Dense, LowRank, Update
 from engram.editing.check import Check, check
-from engram.editing.edit import Edit, FactRecord, Origin
+from engram.editing.edit import Edit
 from engram.editing.editor import edit
 from engram.editing.guard import Health, Thresholds, guard
 from engram.editing.methods import METHODS, Method, method_named
 from engram.editing.methods.finetune import FT, FTL
 from engram.editing.methods.rome import ROME
+from engram.editing.records import FactRecord, Origin
 from engram.editing.rows import applied_rows
 from engram.editing.tuned import Tuned, forget_tuned, tuned
-from engram.editing.updates import Dense, LowRank, Update
 
 __all__ = [
     "FT",
@@ -48,6 +49,7 @@ _MOVED = {
     "rome": "methods.rome",
     "statistics": "parts.key_statistics",
     "targets": "parts.targets",
+    "updates": "changes.weight",
     "values": "parts.descent",
 }
 """What methods that were written for version 0.1 import, and where it is now."""

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engram.editing.edit import Edit, FactRecord, Origin
+from engram.editing.edit import Edit
 from engram.editing.methods import Method, method_named, require_method
 from engram.editing.parts.targets import already_says, contradicted, mode_of
+from engram.editing.records import FactRecord, Origin
 from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact

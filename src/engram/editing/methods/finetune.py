@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.editing.applying import require_gradients, require_plain
-from engram.editing.edit import Edit, FactRecord, Mode, Origin
+from engram.editing.changes import Dense, Update
+from engram.editing.edit import Edit
 from engram.editing.parts.prompts import Row, padded, require_target, rows_for
 from engram.editing.parts.published import PUBLISHED_RATE, Choice, chosen
 from engram.editing.parts.targets import mode_of
-from engram.editing.updates import Dense, Update, side_path
+from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
 from engram.models.chat import wrap_for
@@ -216,7 +217,7 @@ class _Batch:
         def change(inputs: Tensor, output: Tensor) -> Tensor:
             total = output.float()
             for delta in deltas.values():
-                total = total + side_path(Dense(delta), inputs.to(output.device), transposed=transposed)
+                total = total + Dense(delta, transposed=transposed).added(inputs.to(output.device))
             return total.to(output.dtype)
 
         path = self._lm.mlp_out_name(self._layer).rpartition(".")[0]

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.editing.applying import require_gradients
-from engram.editing.edit import Edit, FactRecord, Mode, Origin
+from engram.editing.changes import LowRank
+from engram.editing.edit import Edit
 from engram.editing.parts.contexts import sample_contexts
 from engram.editing.parts.descent import Aim, Descent, Found, descend
 from engram.editing.parts.key_statistics import Given, Text, statistics_for
@@ -23,7 +24,7 @@ from engram.editing.parts.passes import FirstPass, first_pass
 from engram.editing.parts.prompts import TOKENS, Row, essence_row, padded, require_target, rows_for
 from engram.editing.parts.published import Choice, chosen, published_clamp
 from engram.editing.parts.targets import mode_of, without_subject
-from engram.editing.updates import LowRank
+from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import NumericalError, SettingError, did_you_mean
 from engram.facts import Fact
 from engram.models.chat import Wrap, wrap_for

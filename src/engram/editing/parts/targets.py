@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram.editing.answers import Question, ask, percent, said
-from engram.editing.edit import Mode
 from engram.editing.parts.prompts import padded, require_target, rows_for
+from engram.editing.records import Mode
 from engram.errors import FactError
 from engram.facts import Fact
 from engram.models.chat import Wrap, wrap_for
