@@ -42,8 +42,7 @@ def apply(
         to_base_(lm, memory)
         earlier = memory.edits
     wanted = load_edit(edit, lm)
-    first, *later = *earlier, wanted
-    whole = sum(later, start=first)
+    whole = sum((*earlier[1:], wanted), start=earlier[0]) if earlier else wanted
     with unlogged():
         try:
             health = guard(lm, whole, strict=strict, seed=seed)
