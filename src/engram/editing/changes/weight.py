@@ -6,7 +6,7 @@ path), and how to be combined. Which way round a weight is stored is the paramet
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram.editing.changes.change import Arrays, Change, Plain, array
+from engram.editing.changes.rows import together
 from engram.errors import EditError, EditMismatch
 from engram.models.hooks import on_projection
 from engram.models.linear import is_conv1d, is_quantised, parameter_shape
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from engram.models import LM
 
 C = TypeVar("C", bound="WeightChange")
-FUSED = 256
-"""Low-rank changes of rows are computed together up to this total rank; larger ones go group by group."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -83,6 +82,11 @@ class WeightChange(Shown, ABC):
             inputs: what enters the projection, on the device of this change.
         """
 
+    @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """What meets the input [in rank] and what is added to the output [out rank]; None where it has no such form."""
+        return None
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return the arrays that it is made of."""
@@ -119,7 +123,7 @@ class WeightChange(Shown, ABC):
     def beside(cls, lm: "LM", rows: "Sequence[WeightChange | None]") -> Generator[None]:
         """See `Change.beside`; the sum is fp32 whatever the model's dtype."""
         name = next(change.parameter for change in rows if change is not None)
-        with on_projection(lm, name.rpartition(".")[0], _together(rows)):
+        with on_projection(lm, name.rpartition(".")[0], together(rows)):
             yield
 
     def merged(self, later: Change) -> Change | None:
@@ -296,16 +300,6 @@ def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
     return module, leaf
 
 
-def require_rows(output: Tensor, rows: int) -> None:
-    """Check that a batch has the rows for which changes were given.
-
-    Raises:
-        EditError: it has another number of rows.
-    """
-    if output.shape[0] != rows:
-        raise EditError(f"The batch has {output.shape[0]} row(s), but {rows} edit(s) were given for rows.")
-
-
 def _module(lm: "LM", name: str) -> nn.Module | None:
     try:
         return lm.model.get_submodule(name.rpartition(".")[0])
@@ -328,75 +322,3 @@ def _checked(change: C, plain: Plain) -> C:
     if list(change.shape) != plain.get("shape"):
         raise EditError(f"the change of {change.where!r} has shape {change.shape}, the file says {plain.get('shape')}.")
     return change
-
-
-def _together(rows: Sequence[WeightChange | None]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what the changes of rows make of a projection's input and output."""
-    if len(rows) == 1 and rows[0] is not None:
-        return _all_rows(rows[0])
-    groups = _groups(rows)
-    low = [(change, of) for change, of in groups if isinstance(change, LowRank)]
-    if len(low) == len(groups) and sum(change.rank for change, _ in low) <= FUSED:
-        return _fused(low, len(rows))
-    return _by_group(groups, len(rows))
-
-
-def _groups(rows: Sequence[C | None]) -> list[tuple[C, list[int]]]:
-    """Return each change with the rows that share it."""
-    groups: dict[int, tuple[C, list[int]]] = {}
-    for i, change in enumerate(rows):
-        if change is not None:
-            groups.setdefault(id(change), (change, []))[1].append(i)
-    return list(groups.values())
-
-
-def _all_rows(change: WeightChange) -> Callable[[Tensor, Tensor], Tensor]:
-    moved: dict[torch.device, WeightChange] = {}
-
-    def side_path(inputs: Tensor, output: Tensor) -> Tensor:
-        if output.device not in moved:
-            moved[output.device] = change.to(output.device)
-        return (output.float() + moved[output.device].added(inputs.to(output.device))).to(output.dtype)
-
-    return side_path
-
-
-def _by_group(groups: Sequence[tuple[WeightChange, list[int]]], rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Go through the changes one by one, each for all rows that share it."""
-    moved: dict[torch.device, list[tuple[WeightChange, Tensor]]] = {}
-
-    def side_path(inputs: Tensor, output: Tensor) -> Tensor:
-        require_rows(output, rows)
-        device = output.device
-        if device not in moved:
-            moved[device] = [(change.to(device), torch.tensor(of, device=device)) for change, of in groups]
-        inputs, total = inputs.to(device), output.float()
-        for change, of in moved[device]:
-            added = change.added(inputs[of])
-            total = total.index_add(0, of, added.expand(len(of), *total.shape[1:]))
-        return total.to(output.dtype)
-
-    return side_path
-
-
-def _fused(groups: Sequence[tuple[LowRank, list[int]]], rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Put the factors of all changes beside each other: two products for all rows, each keeping its own columns."""
-    enter = torch.cat([change.factors[0].float() for change, _ in groups], dim=1)
-    leave = torch.cat([change.factors[1].float() for change, _ in groups], dim=1)
-    foreign = torch.ones(rows, 1, enter.shape[1], dtype=torch.bool)
-    begin = 0
-    for change, of in groups:
-        foreign[of, :, begin : begin + change.rank] = False
-        begin += change.rank
-    moved: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def side_path(inputs: Tensor, output: Tensor) -> Tensor:
-        require_rows(output, rows)
-        device = output.device
-        if device not in moved:
-            moved[device] = enter.to(device), leave.to(device), foreign.to(device)
-        into, out_of, others = moved[device]
-        met = (inputs.to(device).float() @ into).masked_fill(others, 0)
-        return (output.float() + met @ out_of.T).to(output.dtype)
-
-    return side_path
