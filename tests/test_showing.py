@@ -112,7 +112,7 @@ def examples() -> list[Any]:
 def classes(base: type = Shown) -> Iterator[type]:
     for kind in base.__subclasses__():
         if kind.__module__.startswith("engram."):
-            yield kind
+            yield from () if isabstract(kind) else (kind,)
             yield from classes(kind)
 
 
