@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from inspect import isabstract
 from typing import Any
 
 import pytest
