@@ -14,7 +14,7 @@ import engram.cli  # every part of the library, and so every class that shows it
 from edits import golden_lm, random_edit
 from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
-from engram.editing.changes import LowRank
+from engram.editing.changes import LowRank, Preamble
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.methods.rome import PRESETS
@@ -27,6 +27,7 @@ from engram.locate import Noise, Swap, compare_severed, trace, trace_many
 from engram.models import Site, record
 from engram.models.resume import prefill
 from engram.models.scoring import score_tokens
+from engram.models.passes import Pass, Text
 from engram.showing import Shown, columns_of, html_table, short
 from engram.stats import KeyStatistics
 from engram.stats.covariance import LayerMoment
@@ -100,7 +101,15 @@ def examples() -> list[Any]:
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
         *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL()),
-        *(edit, hostile_edit(), hostile_edit().origins[0], hostile_edit().records[0], *edit.updates.values()),
+        *(
+            edit,
+            hostile_edit(),
+            hostile_edit().origins[0],
+            hostile_edit().records[0],
+            *edit.updates.values(),
+            Preamble(ids=torch.tensor([1, 2])),
+            *passing(),
+        ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),
         *(seen, first, first.prefix, lm.encode(HOSTILE[:80]), score_tokens(lm, ["Ann lives in"], [["Rome", "Oslo"]])),
         Case(id="1", fact=HOSTILE_FACT, paraphrases=(HOSTILE,) * 30, kept=(HOSTILE_FACT,) * 9),
@@ -108,6 +117,11 @@ def examples() -> list[Any]:
         *(engram.datasets.mini(limit=5), engram.datasets.mini(sample=3).selection),
         *(Noise(subjects=(HOSTILE,) * 200), Swap(subjects=("Ann",) * 200)),
     ]
+
+
+def passing() -> tuple[object, ...]:
+    text = Text()
+    return text, Pass(text=text, real=torch.ones(1, 2, dtype=torch.bool), start=0, fresh=True, ends=None)
 
 
 def classes(base: type = Shown) -> Iterator[type]:

@@ -70,12 +70,12 @@ def acting(lm: "LM", edits: "Sequence[Edit | None]") -> Generator[None]:
         require_fit(lm, edit)
     with ExitStack() as stack:
         for rows in (*_weights(edits), *_gates([() if edit is None else edit.gates for edit in edits])):
-            stack.enter_context(beside_rows(lm, rows))
+            stack.enter_context(_beside(lm, rows))
         yield
 
 
 @contextmanager
-def beside_rows(lm: "LM", rows: Sequence[Change | None]) -> Generator[None]:
+def _beside(lm: "LM", rows: Sequence[Change | None]) -> Generator[None]:
     """Let changes of any kinds and places act beside each other, one per row."""
     columns: dict[tuple[type[Change], str], list[Change | None]] = {}
     for i, change in enumerate(rows):
@@ -115,13 +115,17 @@ def apply_(lm: "LM", edit: "Edit") -> None:
     """See `Edit.apply_`."""
     require_fit(lm, edit)
     ledger: dict[str, Overwritten] = lm.overwritten
-    if any(edit.digest in kept.updates for kept in ledger.values()):
+    if edit.digest in lm.standing or any(edit.digest in kept.updates for kept in ledger.values()):
         raise EditError("This edit is applied to this model already. To apply it twice, apply `2 * edit`.")
     entries = {
         name: ledger.get(name) or Overwritten(parameter(lm, name, "overwriting it").clone()) for name in edit.updates
     }
     wanted = {name: {**entry.updates, edit.digest: edit.updates[name]} for name, entry in entries.items()}
     _write(lm, entries, wanted)
+    if edit.gates:
+        lm.standing[edit.digest] = stack = ExitStack()
+        for rows in _gates([edit.gates]):
+            stack.enter_context(_beside(lm, rows))
     remark_on(edit, lm.acting, lm.remarks)
     lm.acting.append(edit)
 
@@ -130,9 +134,10 @@ def apply_(lm: "LM", edit: "Edit") -> None:
 def revert_(lm: "LM", edit: "Edit") -> None:
     """See `Edit.revert_`."""
     ledger: dict[str, Overwritten] = lm.overwritten
-    if not edit.updates:
+    if not edit:
         return
-    if any(name not in ledger or edit.digest not in ledger[name].updates for name in edit.updates):
+    missing = any(name not in ledger or edit.digest not in ledger[name].updates for name in edit.updates)
+    if missing or (edit.gates and edit.digest not in lm.standing):
         raise EditError(
             "This edit is not applied to this model, so there is nothing to take back. Only what apply_ wrote in this "
             "process can be reverted."
@@ -143,6 +148,8 @@ def revert_(lm: "LM", edit: "Edit") -> None:
         for name, entry in entries.items()
     }
     _write(lm, entries, wanted)
+    if edit.gates:
+        lm.standing.pop(edit.digest).close()
     _forget(lm, edit)
 
 

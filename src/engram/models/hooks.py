@@ -176,32 +176,38 @@ def on_block_input(lm: "LM", layer: int, change: Change) -> Generator[None]:
 
 
 @contextmanager
-def on_projection(lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor]) -> Generator[None]:
-    """Replace the output of a linear module, knowing what entered it: how an edit acts beside a weight.
+def on_output(
+    lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor], *, first: bool = False
+) -> Generator[None]:
+    """Replace what a module gives out, knowing what entered it: how an edit acts beside the model.
 
     Args:
         lm: the model.
-        name: path of the module in the model, such as "transformer.h.17.mlp.c_proj".
+        name: path of the module in the model, such as "transformer.h.17.mlp.c_proj" or "transformer.h.17".
         change: from the input [batch pos in] and the output [batch pos out] to the new output.
+        first: act before all that changes the same output.
     """
     rows: list[int] = []
 
     def on_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows[:] = [(args[0] if args else kwargs["hidden_states"]).shape[0]]
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        inputs: Tensor = args[0]
-        if output.ndim == 3:
-            return change(inputs, output)
-        seen, made = (x.view(rows[0], -1, x.shape[-1]) for x in (inputs, output))
-        return change(seen, made).view_as(output)
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        inputs: Tensor = args[0] if args else next(iter(kwargs.values()))
+        made: Tensor = output[0] if isinstance(output, tuple) else output
+        if made.ndim == 3:
+            new = change(inputs, made)
+        else:  # OPT's MLP works on [batch*pos width]
+            seen, flat = (x.view(rows[0], -1, x.shape[-1]) for x in (inputs, made))
+            new = change(seen, flat).view_as(made)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
 
-    head = f"{lm.layout.blocks}."
+    head, module = f"{lm.layout.blocks}.", lm.model.get_submodule(name)
     with ExitStack() as stack:
-        if name.startswith(head):
+        if name.startswith(head) and name.count(".") > head.count("."):
             block = lm.blocks[int(name.removeprefix(head).partition(".")[0])]
             stack.callback(block.register_forward_pre_hook(on_block, with_kwargs=True).remove)
-        stack.callback(lm.model.get_submodule(name).register_forward_hook(after).remove)
+        stack.callback(module.register_forward_hook(after, with_kwargs=True, prepend=first).remove)
         yield
 
 

@@ -30,7 +30,7 @@ def together(rows: "Sequence[WeightChange | None]") -> Callable[[Tensor, Tensor]
     """Return what the changes of rows make of a projection's input and output."""
     if len(rows) == 1 and rows[0] is not None:
         return _all_rows(rows[0])
-    many = groups(rows)
+    many = grouped(rows)
     factors = [change.factors for change, _ in many]
     low = [pair for pair in factors if pair is not None]
     if len(low) == len(many) and sum(enter.shape[1] for enter, _ in low) <= FUSED:
@@ -38,13 +38,13 @@ def together(rows: "Sequence[WeightChange | None]") -> Callable[[Tensor, Tensor]
     return _by_group(many, len(rows))
 
 
-def groups(rows: Sequence[C | None]) -> list[tuple[C, list[int]]]:
+def grouped(rows: Sequence[C | None]) -> list[tuple[C, list[int]]]:
     """Return each change with the rows that share it."""
-    groups: dict[int, tuple[C, list[int]]] = {}
+    found: dict[int, tuple[C, list[int]]] = {}
     for i, change in enumerate(rows):
         if change is not None:
-            groups.setdefault(id(change), (change, []))[1].append(i)
-    return list(groups.values())
+            found.setdefault(id(change), (change, []))[1].append(i)
+    return list(found.values())
 
 
 def _all_rows(change: "WeightChange") -> Callable[[Tensor, Tensor], Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engram.editing.changes.change import Arrays, Change, Plain, array
 from engram.editing.changes.rows import together
 from engram.errors import EditError, EditMismatch
-from engram.models.hooks import on_projection
+from engram.models.hooks import on_output
 from engram.models.linear import is_conv1d, is_quantised, parameter_shape
 from engram.showing import Shown
 
@@ -123,7 +123,7 @@ class WeightChange(Shown, ABC):
     def beside(cls, lm: "LM", rows: "Sequence[WeightChange | None]") -> Generator[None]:
         """See `Change.beside`; the sum is fp32 whatever the model's dtype."""
         name = next(change.parameter for change in rows if change is not None)
-        with on_projection(lm, name.rpartition(".")[0], together(rows)):
+        with on_output(lm, name.rpartition(".")[0], together(rows), first=True):
             yield
 
     def merged(self, later: Change) -> Change | None:

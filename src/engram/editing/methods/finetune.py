@@ -22,7 +22,7 @@ from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
 from engram.models.chat import wrap_for
-from engram.models.hooks import on_block_input, on_projection
+from engram.models.hooks import on_block_input, on_output
 from engram.models.resume import resume
 from engram.progress import Doing, Progress
 from engram.showing import Shown
@@ -221,7 +221,7 @@ class _Batch:
             return total.to(output.dtype)
 
         path = self._lm.mlp_out_name(self._layer).rpartition(".")[0]
-        with on_projection(self._lm, path, change):
+        with on_output(self._lm, path, change):
             if self._states is None:
                 logits = self._lm.forward(self._batch.ids, mask=self._batch.mask, keep=self._keep)
             else:
