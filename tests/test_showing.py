@@ -25,9 +25,9 @@ from engram.evaluation.scores import CaseScores
 from engram.facts import Case, Fact
 from engram.locate import Noise, Swap, compare_severed, trace, trace_many
 from engram.models import Site, record
+from engram.models.passes import Pass, Text
 from engram.models.resume import prefill
 from engram.models.scoring import score_tokens
-from engram.models.passes import Pass, Text
 from engram.showing import Shown, columns_of, html_table, short
 from engram.stats import KeyStatistics
 from engram.stats.covariance import LayerMoment
