@@ -1,7 +1,7 @@
 """`tune`: the one or two numbers that decide what a method does to a model, found by editing and scoring records.
 
 What is tuned, and over which values, says `engram.editing.parts.published.TUNABLE`; which candidate is done on how many
-records, `engram.evaluation.halving`. Each edit's result is a line in a run folder, so that a search that was killed goes on.
+records, `engram.evaluation.halving`. Each edit's result is a line in a run folder: a search that was killed goes on.
 """
 
 import hashlib
