@@ -12,12 +12,15 @@ import torch
 
 import engram.cli  # every part of the library, and so every class that shows itself
 from edits import golden_lm, random_edit
-from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
+from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
 from engram.editing.changes import LowRank, Preamble
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.methods.rome import PRESETS
+from engram.editing.parts.editor import Editor
+from engram.editing.parts.value_editor import ValueEditor
+from engram.editing.parts.values import Values
 from engram.editing.tuned import Tried, Tuned
 from engram.errors import SettingError
 from engram.evaluation import Advice, Place, Report, Run, Sweep
@@ -79,6 +82,11 @@ def statistics() -> KeyStatistics:
     return KeyStatistics({layer: LayerMoment(torch.eye(640), 100, 0.01) for layer in range(48)}, "f" * 16, "a.csv")
 
 
+def values() -> Values:
+    names = ("keys", "old", "bare_keys", "start", "wanted")
+    return Values(**dict.fromkeys(names, torch.eye(99)), records=hostile_edit().records * 99)
+
+
 def sweep() -> Sweep:
     places = [Place(method="rome", layer=layer, token="subject_last") for layer in range(48)]
     return Sweep("mini", 48, {place: ROME_RUN for place in places})
@@ -100,7 +108,7 @@ def examples() -> list[Any]:
         *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
-        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL()),
+        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), values()),
         *(
             edit,
             hostile_edit(),
@@ -127,7 +135,7 @@ def passing() -> tuple[object, ...]:
 def classes(base: type = Shown) -> Iterator[type]:
     for kind in base.__subclasses__():
         if kind.__module__.startswith("engram."):
-            yield from () if isabstract(kind) else (kind,)
+            yield from () if isabstract(kind) or kind in (Editor, ValueEditor) else (kind,)  # bases
             yield from classes(kind)
 
 
@@ -230,7 +238,7 @@ def test_short_forms() -> None:
     assert short({"a": 1, "b": [1.0, None]}) == "{'a': 1, 'b': [1, None]}"
     assert short({i: i for i in range(9)}) == "{9 items}"
     assert len(short("a" * 1000)) <= 62
-    assert repr(ROME(layer=3, seed=2)) == "ROME(layer=3, seed=2)"
+    assert repr(ROME(layer=3, seed=2)) == "ROME(seed=2, layer=3)"
     assert repr(LowRank(torch.zeros(4, 1), torch.zeros(5, 1))) == "LowRank(left=float32[4, 1], right=float32[5, 1])"
 
 

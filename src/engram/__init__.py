@@ -19,7 +19,7 @@ from engram.facts import Case, Fact
 
 if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
-    from engram.editing import FT, FTL, ROME, Check, Edit, applied_rows, check, edit, guard
+    from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, applied_rows, check, edit, guard
     from engram.evaluation import Report, evaluate, tune
     from engram.locate import AverageTrace, CausalTrace, Noise, Swap, compare_severed, trace, trace_many
     from engram.models import LM, Layout, Site, load, patch, record, resume
@@ -29,6 +29,7 @@ __all__ = [
     "FT",
     "FTL",
     "LM",
+    "MEMIT",
     "ROME",
     "AverageTrace",
     "Case",
@@ -70,7 +71,7 @@ __all__ = [
 
 _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "runs", "stats")
 _HOMES = {
-    "editing": ("FT", "FTL", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
+    "editing": ("FT", "FTL", "MEMIT", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
     "evaluation": ("Report", "evaluate", "tune"),
     "locate": ("AverageTrace", "CausalTrace", "Noise", "Swap", "compare_severed", "trace", "trace_many"),
     "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),

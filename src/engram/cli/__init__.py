@@ -17,6 +17,7 @@ from engram.cli.demo import demo
 from engram.cli.edit import edit
 from engram.cli.evaluate import evaluate
 from engram.cli.export import export
+from engram.cli.methods import methods
 from engram.cli.options import CACHE
 from engram.cli.report import report
 from engram.cli.revert import revert
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(trace)
 app.command()(edit)
+app.command()(methods)
 app.command()(check)
 app.command()(apply)
 app.command()(revert)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +26,14 @@ from engram.cli.options import (
     Cache,
     Chat,
     Corpus,
+    Method,
     Seed,
+    Set,
     Statistics,
     Strict,
     Tokens,
-    settings_given,
+    method_settings,
+    needs_keys,
     statistics_given,
     unlogged,
 )
@@ -61,8 +63,9 @@ def edit(
     occurrence: Annotated[int | None, typer.Option(help="Which occurrence of the subject, from 1; the last.")] = None,
     facts: Annotated[Path | None, typer.Option(help="Several facts: a .jsonl, .json or .csv file.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where to keep the edit.")] = None,
-    method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
+    method: Method = "rome",
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
+    typed: Set = None,
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
     corpus: Corpus = None,
     count: Tokens = None,
@@ -86,9 +89,11 @@ def edit(
     Example: engram edit mini "{} is located in the city of" --subject "Space Needle" --to Rome --out needle/
     """
     cases = read_cases(prompt, subject, to, was, occurrence, facts, erase=erase)
-    settings = settings_given(preset=preset, layer=layer, mode="erase" if erase else None, chat=chat, seed=seed)
-    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=method == "rome")
-    made = made_method(method, {**settings, **counted})
+    mode = "erase" if erase else None
+    settings = method_settings(method, typed, preset=preset, layer=layer, mode=mode, chat=chat)
+    needed = needs_keys(method, settings)
+    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed)
+    made = made_method(method, {"seed": seed, **settings, **counted})
     lm = load_model(
         model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
     )
@@ -142,12 +147,12 @@ def read_cases(
 
 
 def made_method(name: str, settings: dict[str, Any]) -> Any:
-    """Make the method, with its own words for settings that it does not have."""
-    from engram.editing import METHODS, method_named
+    """Make the method; the seed, which also serves the check, is left out where it has none."""
+    from engram.editing.methods import method_kind, method_named
+    from engram.settings import settings as settings_of
 
-    if name in METHODS and "seed" in settings and "seed" not in {field.name for field in fields(METHODS[name])}:
-        settings = {key: value for key, value in settings.items() if key != "seed"}
-    return method_named(name, **settings)
+    known = settings_of(method_kind(name))
+    return method_named(name, **{key: value for key, value in settings.items() if key != "seed" or key in known})
 
 
 def run_edit(

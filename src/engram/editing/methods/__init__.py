@@ -1,19 +1,17 @@
 """How methods are found by name, and what all of them promise.
 
-A method is a frozen, keyword-only dataclass of its settings whose call makes an Edit. A new method is one file and one
-line in `METHODS`; keys, values, contexts and statistics are shared.
+A method is a frozen, keyword-only dataclass of its settings whose call makes an Edit. A new one is one file here and
+one line in `METHODS`; `engram.editing.parts` has what they share, and `Editor` the defaults for what they need not say.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from engram.editing.edit import Edit
-from engram.editing.methods.finetune import FT, FTL
-from engram.editing.methods.rome import ROME
-from engram.errors import SettingError, did_you_mean
+from engram.errors import SettingError
 from engram.facts import Fact
 from engram.progress import Progress
+from engram.settings import kind_named, made
 from engram.showing import short
 
 if TYPE_CHECKING:
@@ -26,6 +24,8 @@ class Method(Protocol):
 
     def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
         """Make one Edit of all facts.
+
+        One that can go on from another Edit (every `Editor` can) also takes `onto`, that Edit.
 
         Args:
             lm: the model.
@@ -53,8 +53,22 @@ class Settled(Protocol):
         ...
 
 
-METHODS: dict[str, type[Any]] = {"ft": FT, "ft-l": FTL, "rome": ROME}
-"""Methods by name."""
+METHODS: dict[str, str] = {
+    "ft": "engram.editing.methods.finetune:FT",
+    "ft-l": "engram.editing.methods.finetune:FTL",
+    "memit": "engram.editing.methods.memit:MEMIT",
+    "rome": "engram.editing.methods.rome:ROME",
+}
+"""Methods by name: module and class, imported when named."""
+
+
+def method_kind(name: str) -> type[Any]:
+    """Return the class of a method.
+
+    Raises:
+        SettingError: unknown method.
+    """
+    return kind_named(METHODS, name, "method")
 
 
 def require_method(method: object) -> None:
@@ -77,10 +91,4 @@ def method_named(name: str, **settings: Any) -> Method:
     Raises:
         SettingError: unknown method, unknown setting, or a value that is not allowed.
     """
-    if name not in METHODS:
-        raise SettingError(f"There is no method {name!r}. {did_you_mean(name, METHODS)}")
-    known = [field.name for field in fields(METHODS[name])]
-    for key in settings:
-        if key not in known:
-            raise SettingError(f"{name!r} has no setting {key!r}. {did_you_mean(key, known)}")
-    return METHODS[name](**settings)
+    return made(method_kind(name), name, **settings)

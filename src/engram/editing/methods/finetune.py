@@ -1,4 +1,4 @@
-"""FT and FT+L: gradient descent on one MLP output projection, the baselines of the ROME paper (PROTOCOL §6).
+"""FT and FT+L: gradient descent on one MLP output projection, the baselines of the ROME paper.
 
 The change is optimised beside the weight, so the model is never touched; layers below the edited one run once.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from engram.editing.applying import require_gradients, require_plain
 from engram.editing.changes import Dense, Update
 from engram.editing.edit import Edit
+from engram.editing.parts.editor import Editor
 from engram.editing.parts.prompts import Row, padded, require_target, rows_for
 from engram.editing.parts.published import PUBLISHED_RATE, Choice, chosen
 from engram.editing.parts.targets import mode_of
@@ -25,7 +26,6 @@ from engram.models.chat import wrap_for
 from engram.models.hooks import on_block_input, on_output
 from engram.models.resume import resume
 from engram.progress import Doing, Progress
-from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FT(Shown):
+class FT(Editor):
     """Fine-tuning of one layer's MLP output projection, weight and bias.
 
     Args:
@@ -47,12 +47,16 @@ class FT(Shown):
         lr: Adam's learning rate; found as the layer is when not given. The preset `published` keeps 5e-4.
         stop: average loss below which it ends.
         mode: insert or modify; by whether a fact names its original when not given.
-        chat: wrap prompts with the tokenizer's chat template.
         facts_per_batch: facts per step; every batch takes its own step.
 
     Raises:
         SettingError: an unknown preset, a number that is not positive, or the mode `erase`.
     """
+
+    name = "ft"
+    changes = "one MLP output projection, weight and bias"
+    at_once = "all together, in batches"
+    exports = ("hf", "peft")
 
     layer: int | None = None
     preset: Literal["teacher", "published"] | str = "teacher"
@@ -60,29 +64,23 @@ class FT(Shown):
     steps: int = 25
     lr: float | None = None
     stop: float = 1e-2
-    mode: Mode | None = None
-    chat: bool = False
     facts_per_batch: int = 64
 
     def __post_init__(self) -> None:
-        if self.preset not in ("teacher", "published"):
-            raise SettingError(f"There is no preset {self.preset!r}. Available: published, teacher.")
-        for name in ("bound", "steps", "lr", "facts_per_batch"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingError(f"{name}={value}; it must be positive.")
+        self._require_one_of("preset", ("published", "teacher"))
+        self._require_positive("bound", "steps", "lr", "facts_per_batch")
         if self.mode == "erase":
             raise SettingError("Fine-tuning cannot erase; use ROME(mode='erase').")
 
-    def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
-        """Make one Edit of all facts; see `engram.edit` for the errors."""
+    def find(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> Edit:
+        """Make one Edit of all facts."""
         choice = self._choice(lm)
         require_plain(lm, lm.mlp_out_name(choice.layer), "fine-tuning")
         require_gradients(lm)
         for note in choice.notes:
             logger.info(note)
         wrap = wrap_for(lm, chat=self.chat)
-        modes: list[Mode] = [mode_of(fact, self) for fact in facts]
+        modes: list[Mode] = [mode_of(fact, self.mode) for fact in facts]
         rows = [
             row
             for i, fact in enumerate(facts)
@@ -106,12 +104,8 @@ class FT(Shown):
             )
             for i, (fact, mode, row) in enumerate(zip(facts, modes, rows, strict=True))
         )
-        origin = Origin(method=self._name, settings=self._settings(choice), facts=records, notes=choice.notes)
+        origin = Origin(method=self.name, settings=self._settings(choice), facts=records, notes=choice.notes)
         return Edit.of(lm, updates, (origin,))
-
-    @property
-    def _name(self) -> str:
-        return "ft"
 
     def settled(self, lm: "LM") -> "tuple[FT, tuple[str, ...]]":
         """Return the method with the numbers that it uses on a model, and where they come from.
@@ -124,7 +118,7 @@ class FT(Shown):
 
     def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
         rate = PUBLISHED_RATE if self.lr is None and self.preset == "published" else self.lr
-        return chosen(lm, self._name, layer=self.layer, lr=rate, **more)
+        return chosen(lm, self.name, layer=self.layer, lr=rate, **more)
 
     def _settings(self, choice: Choice) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("preset", "steps", "stop", "chat", "bound")}
@@ -138,9 +132,9 @@ class FT(Shown):
         deltas = {"weight": _zeros(module.weight)}
         if getattr(module, "bias", None) is not None:
             deltas["bias"] = _zeros(module.bias)
-        adam = torch.optim.Adam(deltas.values(), lr=choice.numbers["lr"])
+        adam = torch.optim.Adam(deltas.values(), lr=choice.number("lr"))
         losses: list[list[float]] = [[] for batch in batches for _ in batch.rows]
-        bound, stopped = choice.numbers.get("bound", self.bound), f"{self.steps} steps"
+        bound, stopped = choice.number("bound") if "bound" in choice.numbers else self.bound, f"{self.steps} steps"
         for step in range(self.steps):
             for batch in batches:
                 each = batch.losses(deltas)
@@ -175,9 +169,7 @@ class FTL(FT):
         bound: the bound; found as the layer is when not given.
     """
 
-    @property
-    def _name(self) -> str:
-        return "ft-l"
+    name = "ft-l"
 
     def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
         return super()._choice(lm, bound=self.bound, **more)

@@ -1,4 +1,4 @@
-"""v*: the value that makes the model say the target, found by gradient descent on a change δ (PROTOCOL §3).
+"""v*: the value that makes the model say the target, found by gradient descent on a change δ (ROME paper, eq. 4).
 
 Several facts are optimised at once: each has its own δ, its own loss and its own stop, and leaves the batch when done.
 """
@@ -29,6 +29,7 @@ class Descent:
         steps: number of losses that are computed; after the last one there is no step.
         lr: Adam's learning rate.
         stop: stop a fact when its loss is below; None never.
+        decay_squared: penalise ‖δ‖²/‖v₀‖² where `decay_relative` is set (MEMIT's paper).
         stop_at_target: look at the target's own loss alone. The penalty on δ is in units of ‖v₀‖: where values are
             short it keeps the total above any bound, and a fact that is long said goes on drifting.
         kl: weight of KL(before ‖ after) on the prompt about the subject's essence.
@@ -44,6 +45,7 @@ class Descent:
     decay: float
     decay_relative: bool
     clamp: float
+    decay_squared: bool = False
     stop_at_target: bool = False
 
 
@@ -58,7 +60,7 @@ class Found:
         stopped: why each fact's descent ended.
     """
 
-    delta: Float[Tensor, "fact d_model"]
+    delta: Float[Tensor, "fact width"]
     losses: tuple[tuple[float, ...], ...]
     likelihood: tuple[float, ...]
     stopped: tuple[str, ...]
@@ -80,10 +82,11 @@ class Aim:
 def descend(
     lm: "LM",
     first: FirstPass,
-    start: Float[Tensor, "fact d_model"],
+    start: Float[Tensor, "fact width"],
     aim: Aim,
     how: Descent,
     *,
+    numbers: Sequence[int] | None = None,
     progress: Progress | None,
 ) -> Found:
     """Find δ for every fact of a batch.
@@ -94,18 +97,18 @@ def descend(
         start: v₀, the value before the edit.
         aim: what is wanted.
         how: the settings.
+        numbers: what errors call each fact, from 0; its place in the batch when not given.
         progress: told about steps.
 
     Raises:
         NumericalError: a loss or gradient is NaN or infinite; fact and step are named.
     """
-    facts = start.shape[0]
-    delta = torch.zeros_like(start)
-    mean, square = torch.zeros_like(start), torch.zeros_like(start)
+    count, tail = start.shape[0], first.tail
+    delta, mean, square = (torch.zeros_like(start) for _ in range(3))
     sizes = start.norm(dim=1, keepdim=True)
-    losses: list[list[float]] = [[] for _ in range(facts)]
-    likelihood, stopped = [0.0] * facts, [f"{how.steps} steps"] * facts
-    active, tail = list(range(facts)), first.tail
+    losses: list[list[float]] = [[] for _ in range(count)]
+    likelihood, stopped = [0.0] * count, [f"{how.steps} steps"] * count
+    active, named = list(range(count)), list(range(count) if numbers is None else numbers)
     objective = _Objective(tail, active, aim, how, start.device)
     for step in range(how.steps):
         free = delta.clone().requires_grad_()
@@ -115,8 +118,8 @@ def descend(
         for fact, loss, nll in zip(active, total.tolist(), fit.tolist(), strict=True):
             losses[fact].append(loss)
             likelihood[fact] = nll
-        _require_finite(total, active, lm, step, "loss")
-        judged = likelihood if how.stop_at_target else [row[-1] if row else 0.0 for row in losses]
+        _require_finite(total, [named[f] for f in active], lm, step, "loss")
+        judged = likelihood if how.stop_at_target else [row[-1] for row in losses]
         done = [f for f in active if how.stop is not None and judged[f] < how.stop]
         for fact in done:
             stopped[fact] = f"{'target ' if how.stop_at_target else ''}loss below {how.stop:g}"
@@ -129,7 +132,7 @@ def descend(
             active = [f for f in active if f not in done]
             tail = tail.of(active)
             objective = _Objective(tail, active, aim, how, start.device)
-        _require_finite(gradient[active], active, lm, step, "gradient")
+        _require_finite(gradient[active], [named[f] for f in active], lm, step, "gradient")
         _adam(delta, gradient, mean, square, active, step + 1, how.lr)
         limit = how.clamp * sizes
         delta *= (limit / delta.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
@@ -162,7 +165,12 @@ class _Objective:
         self._essence_row, self._essence_fact = _pairs([(i, place[row.fact]) for i, row in essence], device)
         self._before = _stacked([aim.before[row.fact] for _, row in essence], device)
 
-    def __call__(self, logits: Tensor, delta: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        logits: Float[Tensor, "row keep vocab"],
+        delta: Float[Tensor, "active width"],
+        sizes: Float[Tensor, "active 1"],
+    ) -> tuple[Float[Tensor, " active"], Float[Tensor, " active"]]:
         """Return the target's term and the sum of the other terms, per active fact."""
         normal = logits.log_softmax(-1)
         fit = delta.new_zeros(self._facts)
@@ -181,7 +189,8 @@ class _Objective:
 
     def _penalty(self, delta: Tensor, sizes: Tensor) -> Tensor:
         if self._how.decay_relative:
-            return delta.norm(dim=1) / sizes.squeeze(1).square()
+            size = delta.norm(dim=1).square() if self._how.decay_squared else delta.norm(dim=1)
+            return size / sizes.squeeze(1).square()
         return delta.square().sum(1)
 
 
@@ -206,10 +215,10 @@ def _adam(
     delta[active] -= lr / (1 - first**step) * mean[active] / denominator
 
 
-def _require_finite(values: Tensor, active: Sequence[int], lm: "LM", step: int, what: str) -> None:
-    fine = torch.isfinite(values.reshape(len(active), -1)).all(dim=1)
+def _require_finite(values: Tensor, numbers: Sequence[int], lm: "LM", step: int, what: str) -> None:
+    fine = torch.isfinite(values.reshape(len(numbers), -1)).all(dim=1)
     if not bool(fine.all()):
-        fact = active[int((~fine).nonzero()[0])]
+        fact = numbers[int((~fine).nonzero()[0])]
         raise NumericalError(
             f"Step {step + 1} of the search for a value: the {what} of fact {fact + 1} is NaN or infinite on {lm.name} "
             f"({lm.dtype}). Try dtype='float32' or 'bfloat16', or a smaller learning rate."
