@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MEMIT(ValueEditor):
-    """Mass editing of transformer memory; call it with a model and facts.
+    """Mass editing of memory: many facts at once, spread over several layers.
 
     Args:
         layers: the layers to edit, as in `(3, 4, 5)`; published for the model, or a rule, when not given.

@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ROME(ValueEditor):
-    """Rank-one model editing; call it with a model and facts.
+    """Rank-one model editing: a fact at a time into one layer.
 
     Args:
         layer: the layer to edit; what was tuned for the model (`engram tune`), what was published for it, what its
