@@ -101,15 +101,8 @@ def evaluate(
     }
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **where, trust_remote_code=trust_remote_code)
-    chosen: dict[str, Any] = {
-        "limit": limit,
-        "sample": sample,
-        "skip": skip,
-        "seed": seed,
-        "skip_unknown": skip_unknown,
-        "chat": chat,
-    }
-    cases = read_data(lm, data, **chosen, snippets=snippets)
+    chosen: dict[str, Any] = {"limit": limit, "sample": sample, "skip": skip, "skip_unknown": skip_unknown}
+    cases = read_data(lm, data, **chosen, seed=seed, chat=chat, snippets=snippets)
     run_evaluation(lm, cases, options, as_json=as_json)
 
 

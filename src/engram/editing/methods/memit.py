@@ -75,7 +75,7 @@ class MEMIT(ValueEditor):
                 progress(Doing("changing layers", unit="layers"), done, len(layers))
             with edit.applied(lm):
                 keys = everywhere.mean(lm, Site("key", layer))
-                left = found.values.wanted.cpu() - bare.mean(lm, Site("state", layers[-1]))
+                left = found.values.wanted - bare.mean(lm, Site("state", layers[-1]))
             change = solve(keys, left / (len(layers) - done), found.counted, layer, weight)
             edit += Edit.of(lm, {lm.mlp_out_name(layer): oriented(lm, change)}, ())
         records = tuple(replace(record, layers=layers) for record in found.values.records)

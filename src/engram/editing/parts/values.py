@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Values(Shown):
-    """Keys and values of facts, one row each.
+    """Keys and values of facts, one row each, in fp32 on the CPU.
 
     Args:
         keys: key of the site's layer at the looked up token, averaged over contexts.
@@ -75,7 +75,7 @@ class Values(Shown):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Search:
     """What is the same for all facts."""
 
@@ -135,31 +135,34 @@ def find_values(
     """
     require_gradients(lm)
     wrap = wrap_for(lm, chat=chat)
-    search = _Search(
-        lm=lm,
-        site=site,
-        how=how,
-        contexts=contexts,
-        token=token,
-        wrap=wrap,
-        kl_at_subject=kl_at_subject,
-        seed=seed,
-        plain=plain,
-    )
     rows = bare_rows(lm, facts, mode=mode, wrap=wrap)
-    modes: list[Mode] = [mode_of(fact, mode) for fact in facts]
-    store = Kept.of(kept, lm, search)
-    read = {i: Values(**known) for i in range(len(facts)) if (known := store.read(facts[i], modes[i])) is not None}
+    search = _Search(lm, site, how, contexts, token, wrap, kl_at_subject, seed, plain)
+    wanted: list[tuple[Fact, Mode]] = [(fact, mode_of(fact, mode)) for fact in facts]
+    sizes = [(len(row.targets), len(row.ids)) for row in rows]
+    return _all_found(search, wanted, sizes, together, Kept.of(kept, lm, search), progress)
+
+
+def _all_found(
+    search: _Search,
+    wanted: Sequence[tuple[Fact, Mode]],
+    sizes: Sequence[tuple[int, int]],
+    together: int,
+    store: Kept,
+    progress: Progress | None,
+) -> Values:
+    """Read what was found before, and find the others, those of similar size together."""
+    count = len(wanted)
+    read = {i: Values(**known) for i in range(count) if (known := store.read(*wanted[i])) is not None}
     found = _still_right(search, read)
-    order = sorted(set(range(len(facts))) - set(found), key=lambda i: (len(rows[i].targets), len(rows[i].ids)))
+    order = sorted(set(range(count)) - set(found), key=lambda i: sizes[i])
     batches = [order[begin : begin + together] for begin in range(0, len(order), together)]
     for done, some in enumerate(batches):
         tell = None if progress is None else _over_all(progress, done, len(batches))
-        new = _found(search, [(facts[i], modes[i]) for i in some], some, tell)
+        new = _found(search, [wanted[i] for i in some], some, tell)
         for place, i in enumerate(some):
             found[i] = new.of([place])
-            store.write(facts[i], modes[i], found[i].tensors(), found[i].records[0])
-    return Values.joined([found[i] for i in range(len(facts))])
+            store.write(*wanted[i], found[i].tensors(), found[i].records[0])
+    return Values.joined([found[i] for i in range(count)])
 
 
 def bare_rows(lm: "LM", facts: Sequence[Fact], *, mode: Mode | None, wrap: Wrap) -> list[Row]:
@@ -241,11 +244,11 @@ def _found(
     start = old.mean(1) if bare is None else old[:, bare]
     found = descend(lm, first, start, Aim(soft, before), search.how, numbers=numbers, progress=progress)
     return Values(
-        keys=keys.mean(1),
-        old=old.mean(1),
-        bare_keys=keys.mean(1) if bare is None else keys[:, bare],
-        start=start,
-        wanted=start + found.delta,
+        keys=keys.mean(1).cpu(),
+        old=old.mean(1).cpu(),
+        bare_keys=(keys.mean(1) if bare is None else keys[:, bare]).cpu(),
+        start=start.cpu(),
+        wanted=(start + found.delta).cpu(),
         records=tuple(
             _record(search, fact, mode, first, found, i, start[i], soft.get(i)) for i, (fact, mode) in enumerate(facts)
         ),
