@@ -134,7 +134,7 @@ def made_for_the_needle() -> tuple[tuple[Asked, str, float], ...]:
 
 def test_prompts_are_made_where_none_are_known() -> None:
     kinds = [kind for kind, _, _ in made_for_the_needle()]
-    assert kinds.count("neighbor") >= 8 and "other fact" in kinds and kinds.count("unrelated fact") >= 3
+    assert kinds.count("neighbor") >= 8 and "other fact" not in kinds and kinds.count("unrelated fact") >= 3
     texts = [text for kind, text, _ in made_for_the_needle() if kind == "neighbor"]
     assert all(text.endswith("is located in the city of") and "Needle" not in text for text in texts)
     assert all("Space Needle" in text for kind, text, _ in made_for_the_needle() if kind == "paraphrase")
