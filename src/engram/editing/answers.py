@@ -34,11 +34,13 @@ class Question:
         text: the prompt as the model shall see it.
         target: the new answer, where there is one.
         original: the old answer, where it is known.
+        replaced: for a neighbor the old answer of the edited fact, which may be another than its own.
     """
 
     text: str
     target: str | None = None
     original: str | None = None
+    replaced: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class Answer:
         lead: by how many nats per token the new answer is likelier than the old one (than `says`, where no old one was
             named); above 0 the new one leads. Means per token, as in CounterFact's scores, so that answers of different
             lengths compare.
+        over_replaced: the same beside the answer that the edit replaces, where that was asked for.
     """
 
     says: str
@@ -62,6 +65,7 @@ class Answer:
     original: float | None = None
     continuation: str = ""
     lead: float | None = None
+    over_replaced: float | None = None
 
     def gives(self, wanted: str) -> bool:
         """Say whether the greedy continuation begins with an answer, as a whole word."""
@@ -114,7 +118,7 @@ def in_batches(questions: Sequence[Question], answer: Callable[[list[Question]],
 
 def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
     prompts = [question.text.rstrip(" ") for question in questions]  # a space belongs to the answer's first token
-    given = [text for q in questions for text in (q.target, q.original) if text]
+    given = [text for q in questions for text in _named(q) if text]
     longest = max((lm.encode(text).ids.shape[1] for text in given), default=0)
     how = Generation(max_new_tokens=max(_LEAST_NEW_TOKENS, longest + 2))
     texts = generate_batch(lm, prompts, how)
@@ -122,7 +126,7 @@ def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
     most = max(_LEAST_WORDS, max((len(text.split()) for text in given), default=0))
     says = [phrase(tail, most) for tail in tails]
     wanted = [
-        [_spoken(prompt, tail, said), *(Continuation.after(prompt, t or _STAND_IN) for t in (q.target, q.original))]
+        [_spoken(prompt, tail, said), *(Continuation.after(prompt, text or _STAND_IN) for text in _named(q))]
         for q, prompt, tail, said in zip(questions, prompts, tails, says, strict=True)
     ]
     return [
@@ -132,12 +136,10 @@ def _ask_batch(lm: "LM", questions: list[Question]) -> list[Answer]:
 
 
 def _weigh_batch(lm: "LM", questions: list[Question]) -> list[Answer | None]:
-    wanted = [
-        [Continuation.after(q.text.rstrip(" "), text or _STAND_IN) for text in (q.target, q.original)]
-        for q in questions
-    ]
+    wanted = [[Continuation.after(q.text.rstrip(" "), text or _STAND_IN) for text in _named(q)] for q in questions]
     answers: list[Answer | None] = []
-    for question, (target, original) in zip(questions, _scored(lm, wanted), strict=True):
+    for question, scores in zip(questions, _scored(lm, wanted), strict=True):
+        target, original, _ = scores
         sure = [
             (text, score)
             for text, score in ((question.target, target), (question.original, original))
@@ -147,7 +149,7 @@ def _weigh_batch(lm: "LM", questions: list[Question]) -> list[Answer | None]:
             answers.append(None)
             continue
         text, score = sure[0][0].strip(), sure[0][1]
-        answers.append(_answer(question, text, f" {text}", score, target, original))
+        answers.append(_answer(question, text, f" {text}", score, *scores))
     return answers
 
 
@@ -160,7 +162,14 @@ class _Score:
     greedy: bool
 
 
-def _answer(question: Question, said: str, tail: str, own: _Score, target: _Score, original: _Score) -> Answer:
+def _named(question: Question) -> tuple[str | None, str | None, str | None]:
+    """Return the answers whose probabilities are wanted."""
+    return question.target, question.original, question.replaced
+
+
+def _answer(
+    question: Question, said: str, tail: str, own: _Score, target: _Score, original: _Score, replaced: _Score
+) -> Answer:
     old = original if question.original else own
     return Answer(
         says=said,
@@ -169,6 +178,7 @@ def _answer(question: Question, said: str, tail: str, own: _Score, target: _Scor
         original=original.probability if question.original else None,
         continuation=tail,
         lead=old.nll - target.nll if question.target and (question.original or said) else None,
+        over_replaced=replaced.nll - target.nll if question.target and question.replaced else None,
     )
 
 

@@ -46,6 +46,10 @@ class Item:
             return self
         return replace(self, question=replace(self.question, original=answer))
 
+    def replacing(self, answer: str) -> "Item":
+        """Return the same that also weighs the new answer against the one that the edit replaces."""
+        return replace(self, question=replace(self.question, replaced=answer or None))
+
     def compared(self, before: Answer, after: Answer) -> Comparison:
         """Put two answers beside each other."""
         kind, original = self.probe.kind, self.question.original
@@ -105,9 +109,11 @@ def items_of(
 
 def asked_before(lm: "LM", items: Sequence[Item]) -> tuple[list[Item], list[Answer]]:
     """Ask the unedited model, and return the items with their old answers: what it says where none was known."""
-    free = [item for item in items if item.probe.kind != "context"]
-    said = dict(zip(map(id, free), ask(lm, [item.question for item in free]), strict=True))
-    first = {item.fact: said[id(item)].says for item in free if item.probe.kind == "prompt"}
+    prompts = [item for item in items if item.probe.kind == "prompt"]
+    said = _said(lm, prompts)
+    first = {item.fact: item.question.original or said[id(item)].says for item in prompts}
+    items = [item.replacing(first[item.fact]) if item.probe.kind == "neighbor" else item for item in items]
+    said |= _said(lm, [item for item in items if item.probe.kind not in ("prompt", "context")])
     known = [
         item.with_original(said[id(item)].says if item.probe.kind not in ("context", *_FREE) else first[item.fact])
         for item in items
@@ -115,6 +121,11 @@ def asked_before(lm: "LM", items: Sequence[Item]) -> tuple[list[Item], list[Answ
     behind = [i for i, item in enumerate(known) if item.probe.kind == "context"]
     weighed = dict(zip(behind, weigh(lm, [known[i].question for i in behind]), strict=True))
     return known, [weighed[i] if i in weighed else said[id(item)] for i, item in enumerate(items)]
+
+
+def _said(lm: "LM", items: Sequence[Item]) -> dict[int, Answer]:
+    """Return what the model says freely, by the items' identity."""
+    return dict(zip(map(id, items), ask(lm, [item.question for item in items]), strict=True))
 
 
 def asked_after(lm: "LM", items: Sequence[Item]) -> list[Answer]:
