@@ -26,9 +26,9 @@ Kind = Literal["prompt", "paraphrase", "context", "neighbor", "other fact", "unr
 CONFIDENT: Mapping[Kind, float] = {"neighbor": 0.2, "unrelated fact": 0.5}
 """A prompt serves where the first token of the model's answer has at least this probability."""
 
-_CANDIDATES, _NEIGHBORS, _LEAST = 48, 24, 8
-_ASKED_UNRELATED, _UNRELATED = 24, 8
-_CONTEXTS = (12,) * 10
+_CANDIDATES, _NEIGHBORS, _LEAST = 36, 16, 8
+_ASKED_UNRELATED, _UNRELATED = 16, 8
+_CONTEXTS = (12,) * 8
 _SEED = 1000  # edits write their own contexts with seeds from 0
 _BATCH = 64
 
