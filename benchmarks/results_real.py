@@ -30,6 +30,7 @@ COLUMNS = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "said", "unchanged", "GE")
 PAIRED = ("ES", "PS", "NS", "said", "unchanged", "GE")
 TRAINED_RATES = (5e-4, 2e-3, 5e-3)
 """For fine-tuning a third of `engram tune`'s grid, so that no method's search makes more edits than ROME's."""
+ROWS = ("rome", "rome-tuned", "rome-code", "ft-tuned", "ft-l-tuned")
 FAMILIES: dict[str, Any] = {"rome": ROME, "ft": FT, "ft-l": FTL}
 
 
@@ -96,16 +97,21 @@ def tuned(task: Task, method: str) -> Tuned:
 
 
 def rows(task: Task) -> Iterator[tuple[str, Any, Tuned | None]]:
-    """Yield each row's name and method, and what was tuned for it."""
+    """Yield the wanted rows' names and methods, and what was tuned for them."""
     usual: dict[str, Any] = dict(untuned(task.lm, "rome"))
-    yield "rome", ROME(covariance=task.statistics, **usual), None
-    found = tuned(task, "rome")
-    same = dict(found.best.settings) == usual  # then nothing is edited twice
-    yield "rome" if same else "rome-tuned", ROME(covariance=task.statistics, **found.best.settings), found
-    yield "rome-code", ROME(covariance=task.statistics, preset="code", layer=usual["layer"]), None
+    wanted = task.options.rows
+    if "rome" in wanted:
+        yield "rome", ROME(covariance=task.statistics, **usual), None
+    if "rome-tuned" in wanted:
+        found = tuned(task, "rome")
+        same = dict(found.best.settings) == usual  # then nothing is edited twice
+        yield "rome" if same else "rome-tuned", ROME(covariance=task.statistics, **found.best.settings), found
+    if "rome-code" in wanted:
+        yield "rome-code", ROME(covariance=task.statistics, preset="code", layer=usual["layer"]), None
     for name in ("ft", "ft-l"):
-        found = tuned(task, name)
-        yield f"{name}-tuned", FAMILIES[name](**found.best.settings), found
+        if f"{name}-tuned" in wanted:
+            found = tuned(task, name)
+            yield f"{name}-tuned", FAMILIES[name](**found.best.settings), found
 
 
 def evaluated(task: Task, name: str, method: Any) -> tuple[Run, Run]:
@@ -204,6 +210,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tuning", type=int, default=24)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--texts", type=int, default=30, help="for so many of the cases texts are written")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="several calls may share the work")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-real")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
