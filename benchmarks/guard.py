@@ -36,8 +36,8 @@ def features(found: Check) -> dict[str, Any]:
             "said": [c.before.says, c.after.says],
             "sure": [c.before.probability, c.after.probability],
             "old": [c.before.original, c.after.original],
-            "before": c.before.lead,
-            "after": c.after.lead,
+            "lead": [c.before.lead, c.after.lead],
+            "gain": c.gain,
             "same": c.after.says == c.before.says,
             "says": bool(c.target) and c.after.gives(c.target or ""),
         }

@@ -46,9 +46,9 @@ def share(row: Row, kind: str) -> float:
 
 
 def gain(row: Row) -> float:
-    """Return by how many nats the new answer gained on the neighbors' own ones, on average."""
-    some = [a for a in row["answers"] if a["kind"] == "neighbor" and a["before"] is not None and a["after"] is not None]
-    return sum(a["after"] - a["before"] for a in some) / len(some) if some else 0.0
+    """Return by how many nats the new answer gained on the old one after the neighbors' prompts, on average."""
+    some = [a["gain"] for a in row["answers"] if a["kind"] == "neighbor" and a["gain"] is not None]
+    return sum(some) / len(some) if some else 0.0
 
 
 def parts(row: Row, limits: Thresholds) -> dict[str, bool]:

@@ -15,6 +15,7 @@ import engram.stats.counting as counting
 import engram.stats.finding as finding
 from engram.cli import main
 from engram.progress import Doing
+from engram.stats.counting import PER_DIMENSION
 
 MODEL = str(GOLDEN_MODEL)
 FACT = ("{} lives in", "--subject", "Ann", "--to", "Rome", "--layer", "2")
@@ -65,7 +66,8 @@ def test_what_stats_counts_is_found(
     assert run(*count) == 0
     shown = said(capsys)
     assert "loading " in shown  # said at once, where there is no terminal to draw on
-    assert "find them with --corpus text.txt --tokens 600 --cache c (as a rule they ask for 12,800" in shown
+    usual = round(PER_DIMENSION * 640)
+    assert f"find them with --corpus text.txt --tokens 600 --cache c (as a rule they ask for {usual:,}" in shown
     assert "Also in s: --statistics s" in shown
     assert "ENGRAM_CACHE" in os.environ and not Path("usual").exists()
     monkeypatch.setattr(finding, "collect", None)  # nothing is counted from here on

@@ -12,6 +12,7 @@ from real import real_model
 from edits import golden_lm
 from engram.editing import FT, ROME, Check, Edit, FactRecord, Origin, Thresholds, check, edit
 from engram.editing.answers import Answer
+from engram.editing.asking import asked_before, items_of
 from engram.editing.comparisons import Comparison, FactCheck, moved, worst_first
 from engram.editing.fluency import Health
 from engram.editing.making import CONFIDENT, contexts, made_probes
@@ -88,6 +89,23 @@ def test_what_neighbors_keep_while_the_new_answer_gains_is_not_ok() -> None:
     assert not verdict.ok and "gained 8.0 nats" in verdict.reasons[0]
 
 
+def test_a_neighbor_shows_a_gain_on_what_the_edit_replaces() -> None:
+    """A neighbor of whose answer the model is sure stays, and hides that others, less sure of the old one, tip over."""
+    before, after = (replace(answer("Paris", -9.0), over_replaced=over) for over in (-3.0, 4.0))
+    assert compared("neighbor", before, after, ok=True).gain == 7.0
+
+
+def test_neighbors_are_asked_about_the_old_answer_of_the_fact() -> None:
+    lm = load("mini")
+    made = edit(lm, replace(NEEDLE, original="Seattle"), ROME(layer=2))
+    case = Case(id="", fact=replace(NEEDLE, original="Seattle"), neighborhood=("The Louvre is located in the city of",))
+    items, before = asked_before(lm, items_of(lm, made, [case], made=False))
+    (near,) = [i for i, item in enumerate(items) if item.probe.kind == "neighbor"]
+    nll = lm.score(items[near].question.text, ["Seattle", "Rome"])[0].tolist()
+    assert items[near].question.replaced == "Seattle" and items[near].question.original == "Paris"
+    assert before[near].over_replaced == pytest.approx(nll[0] - nll[1], abs=1e-3)
+
+
 def test_a_neighbor_moves_where_the_new_answer_overtakes_or_is_said() -> None:
     assert moved("Rome", answer("Paris", -1.0), answer("Paris", 0.1))
     assert moved("Rome", answer("Paris", -1.0), answer("Rome", -0.1))
@@ -134,7 +152,7 @@ def made_for_the_needle() -> tuple[tuple[Asked, str, float], ...]:
 
 def test_prompts_are_made_where_none_are_known() -> None:
     kinds = [kind for kind, _, _ in made_for_the_needle()]
-    assert kinds.count("neighbor") >= 8 and "other fact" in kinds and kinds.count("unrelated fact") >= 3
+    assert kinds.count("neighbor") >= 8 and "other fact" not in kinds and kinds.count("unrelated fact") >= 3
     texts = [text for kind, text, _ in made_for_the_needle() if kind == "neighbor"]
     assert all(text.endswith("is located in the city of") and "Needle" not in text for text in texts)
     assert all("Space Needle" in text for kind, text, _ in made_for_the_needle() if kind == "paraphrase")

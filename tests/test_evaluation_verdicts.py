@@ -17,30 +17,30 @@ def scores(prompt: float, paraphrase: float, near: list[float]) -> CaseScores:
     )
 
 
-BEFORE = scores(-4.0, -4.0, [-4.0] * 10)
+BEFORE = scores(-4.0, -4.0, [-8.0] * 10)
 
 
 @pytest.mark.parametrize(
     ("after", "ok"),
     [
-        (scores(4.0, 4.0, [-4.0] * 10), 1.0),
-        (scores(-0.1, 4.0, [-4.0] * 10), 0.0),  # the prompt
-        (scores(4.0, -0.1, [-4.0] * 10), 0.0),  # the paraphrase
-        (scores(4.0, 4.0, [0.1] * 3 + [-4.0] * 7), 0.0),  # 7 of 10 neighbors
-        (scores(4.0, 4.0, [0.1] * 1 + [-4.0] * 9), 1.0),
+        (scores(4.0, 4.0, [-8.0] * 10), 1.0),
+        (scores(-0.1, 4.0, [-8.0] * 10), 0.0),  # the prompt
+        (scores(4.0, -0.1, [-8.0] * 10), 0.0),  # the paraphrase
+        (scores(4.0, 4.0, [0.1] * 3 + [-8.0] * 7), 0.0),  # 7 of 10 neighbors
+        (scores(4.0, 4.0, [0.1] * 1 + [-8.0] * 9), 1.0),
         (scores(4.0, 4.0, [-0.1] * 10), 0.0),  # all of them nearly
     ],
 )
 def test_a_case_is_judged_by_the_rule_of_check(after: CaseScores, ok: float) -> None:
     case = Case(id="0", fact=Fact("Ann", "{} lives in", "Rome", "Paris"))
     limits = Thresholds()
-    assert limits.neighbor > 0.7 and limits.spill < 3.9
+    assert limits.neighbor > 0.7 and limits.spill < 7.9
     assert verdict(case, BEFORE, after)["ok"] == ok
 
 
 def test_neighbors_that_were_wrong_before_are_not_held_against_an_edit() -> None:
     case = Case(id="0", fact=Fact("Ann", "{} lives in", "Rome", "Paris"))
-    before, after = scores(-4.0, -4.0, [1.0] * 9 + [-4.0]), scores(4.0, 4.0, [1.0] * 9 + [-4.0])
+    before, after = scores(-4.0, -4.0, [1.0] * 9 + [-8.0]), scores(4.0, 4.0, [1.0] * 9 + [-8.0])
     assert verdict(case, before, after)["ok"] == 1.0 and verdict(case, before, after)["NS"] == pytest.approx(0.1)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engram.editing.answers import Answer, Question, ask, weigh
+from engram.editing.answers import Answer, Question, answered, speak, weigh
 from engram.editing.comparisons import Comparison, as_wished
 from engram.editing.edit import Edit
 from engram.editing.making import Probe, contexts, made_probes, probes_of
@@ -41,11 +41,17 @@ class Item:
     probe: Probe
     question: Question
 
-    def with_original(self, answer: str | None) -> "Item":
-        """Return the same with an old answer, where it has none."""
-        if self.question.original or not answer:
-            return self
-        return replace(self, question=replace(self.question, original=answer))
+    def knowing(self, own: str, first: str) -> "Item":
+        """Return the same with the answers that it is held against, where they are not known.
+
+        Args:
+            own: what the unedited model says here.
+            first: what it says after the edited prompt, or is known to be true there.
+        """
+        again = self.probe.kind in ("prompt", "paraphrase", "context")
+        original = self.question.original or (first if again else own) or None
+        replaced = first or None if self.probe.kind == "neighbor" else None
+        return replace(self, question=replace(self.question, original=original, replaced=replaced))
 
     def compared(self, before: Answer, after: Answer) -> Comparison:
         """Put two answers beside each other."""
@@ -106,22 +112,17 @@ def items_of(
 
 def asked_before(lm: "LM", items: Sequence[Item]) -> tuple[list[Item], list[Answer]]:
     """Ask the unedited model, and return the items with their old answers: what it says where none was known."""
-    free = [item for item in items if item.probe.kind != "context"]
-    said = dict(zip(map(id, free), ask(lm, [item.question for item in free]), strict=True))
-    first = {item.fact: said[id(item)].says for item in free if item.probe.kind == "prompt"}
-    known = [
-        item.with_original(said[id(item)].says if item.probe.kind not in ("context", *_FREE) else first[item.fact])
-        for item in items
-    ]
-    behind = [i for i, item in enumerate(known) if item.probe.kind == "context"]
-    weighed = dict(zip(behind, weigh(lm, [known[i].question for i in behind]), strict=True))
-    return known, [weighed[i] if i in weighed else said[id(item)] for i, item in enumerate(items)]
+    said = speak(lm, [item.question for item in items])
+    first = {
+        item.fact: item.question.original or own.says
+        for item, own in zip(items, said, strict=True)
+        if item.probe.kind == "prompt"
+    }
+    known = [item.knowing(own.says, first[item.fact]) for item, own in zip(items, said, strict=True)]
+    return known, answered(lm, [item.question for item in known], said)
 
 
 def asked_after(lm: "LM", items: Sequence[Item]) -> list[Answer]:
     """Ask the edited model."""
-    free = [i for i, item in enumerate(items) if item.probe.kind in _FREE]
-    rest = [i for i, item in enumerate(items) if item.probe.kind not in _FREE]
-    answers = dict(zip(free, ask(lm, [items[i].question for i in free]), strict=True))
-    answers |= dict(zip(rest, weigh(lm, [items[i].question for i in rest]), strict=True))
-    return [answers[i] for i in range(len(items))]
+    freely = [i for i, item in enumerate(items) if item.probe.kind in _FREE]
+    return weigh(lm, [item.question for item in items], freely)

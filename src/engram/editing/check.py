@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engram.models import LM
 
 CHECKING = Doing("checking", unit="parts")
+_PARTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -194,9 +195,9 @@ def _checked(lm: "LM", edit: Edit, cases: Sequence[Case], how: _How, say: Progre
     openings = [wrap.around(text) for case in cases for text in case.generation] if how.texts else []
     fluency = Fluency.of(lm, edit, held_out=how.held_out, wrap=wrap, seed=how.seed) if how.health else None
     pen = _Pen(fluency, openings, how.max_new_tokens, how.seed)
-    say(CHECKING, 0, 3)
+    say(CHECKING, 0, _PARTS)
     items = items_of(lm, edit, cases, chat=how.chat, made=how.made, seed=how.seed)
-    say(CHECKING, 1, 3)
+    say(CHECKING, 1, _PARTS)
     seen = _both(lm, edit, items, pen, say)
     missed = [c.shown for c in seen.compared if c.kind == "prompt" and not c.ok]
     return Check(
@@ -226,14 +227,17 @@ class _Seen:
 def _both(lm: "LM", edit: Edit, items: Sequence[Item], pen: "_Pen", say: Progress) -> _Seen:
     """Ask and let write without the edit, then under it."""
     items, before = asked_before(lm, items)
+    say(CHECKING, 2, _PARTS)
     first = pen.write(lm)
-    say(CHECKING, 2, 3)
+    say(CHECKING, 3, _PARTS)
     try:
         with edit.applied(lm):
-            after, second = asked_after(lm, items), pen.write(lm, edited=True)
+            after = asked_after(lm, items)
+            say(CHECKING, 4, _PARTS)
+            second = pen.write(lm, edited=True)
     except NumericalError:  # an edit that breaks the arithmetic is not ok: that is what was asked
         after, second = [Answer(says="", probability=0.0)] * len(items), None
-    say(CHECKING, 3, 3)
+    say(CHECKING, _PARTS, _PARTS)
     compared = [item.compared(b, a) for item, b, a in zip(items, before, after, strict=True)]
     return _Seen(items, compared, first, second)
 

@@ -39,10 +39,15 @@ class Comparison:
 
     @property
     def gain(self) -> float | None:
-        """By how many nats per token the new answer has gained on the old one; `None` where one of them is missing."""
-        if self.before.lead is None or self.after.lead is None:
-            return None
-        return self.after.lead - self.before.lead
+        """By how many nats per token the new answer has gained on the old one; `None` where one of them is missing.
+
+        For a neighbor the old one is what the edit replaces, as in CounterFact's NS; the neighbor's own answer, of
+        which the model is often sure, hides a gain that tips others over.
+        """
+        before, after = self.before.over_replaced, self.after.over_replaced
+        if before is None or after is None:
+            before, after = self.before.lead, self.after.lead
+        return None if before is None or after is None else after - before
 
     def row(self) -> dict[str, object]:
         """Return the comparison as one row of a table."""

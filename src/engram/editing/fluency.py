@@ -37,7 +37,7 @@ _OPENINGS = ("The", "In the beginning", "Some people say that")
 _REQUESTS = ("Tell me a short story.", "What is the capital of France?", "Explain how rain forms.")
 _ABOUT = "Tell me about {}."
 _OWN_TEXTS = 24
-_WRITTEN = 32
+_WRITTEN = 24
 _UNREADABLE = (
     1000.0  # perplexity of plain English for a model that does not read it (mini's relatives, other languages)
 )

@@ -17,7 +17,7 @@ class Thresholds:
         paraphrase: least share of paraphrases that follow the edit (0 to 1).
         context: least share of texts in front of the prompt behind which it follows.
         neighbor: least share of neighbors that stay.
-        spill: by how many nats per token the new answer may gain on the neighbors' own answers, on average.
+        spill: by how many nats per token the new answer may gain on the old one among neighbors, on average.
         other_fact: least share of the subject's other facts that stay.
         unrelated_fact: least share of unrelated facts that stay.
         relative_norm: Frobenius norm of the change over that of the weight, the largest of all changed parameters.
@@ -32,7 +32,7 @@ class Thresholds:
     paraphrase: float | int = 0.5
     context: float | int = 0.5
     neighbor: float | int = 0.8
-    spill: float | int = 2.0
+    spill: float | int = 5.0
     other_fact: float | int = 0.5
     unrelated_fact: float | int = 0.8
     relative_norm: float | int = 4.0

@@ -21,7 +21,7 @@ class Part:
         good: how many are as wished.
         of: how many there are.
         least: the share that is needed, 0 to 1.
-        gain: for neighbors by how many nats per token the new answer gained on their own ones, on average.
+        gain: for neighbors by how many nats per token the new answer gained on the old one, on average.
         most: how much of that is allowed.
         worst: the one that is farthest from what was wished, where not all are as wished.
     """
@@ -152,9 +152,8 @@ def _reason(part: Part) -> str:
         return text + _example(part)
     if part.share < part.least:
         return f"{part.good} of {part.of} {name} {does} (needed: {percent(part.least)}){_example(part)}"
-    return (
-        f"the new answer gained {part.gain:.1f} nats on the {name}' own ones (allowed: {part.most:.1f}){_example(part)}"
-    )
+    gained = f"the new answer gained {part.gain:.1f} nats on the old one among {name} (allowed: {part.most:.1f})"
+    return gained + _example(part)
 
 
 def _example(part: Part) -> str:

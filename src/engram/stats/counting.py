@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK, BATCH, LONGEST, PROBES = 32_768, 4_096, 1_024, 32
-PER_DIMENSION = 20.0
+PER_DIMENSION = 10.0
 """Tokens per key dimension after which counting stops when nothing else was said (docs/performance.md)."""
 
 
