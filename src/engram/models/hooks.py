@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -60,10 +61,15 @@ class _Stop(Exception):
 
 
 class Recording(Shown, Mapping[Site, Tensor]):
-    """What `record` saw: one detached tensor [batch pos width] per site."""
+    """What `record` saw: one tensor [batch pos width] per site.
 
-    def __init__(self) -> None:
+    Args:
+        grad: whether the tensors are part of the computation, so that gradients flow to them.
+    """
+
+    def __init__(self, *, grad: bool = False) -> None:
         self._tensors: dict[Site, Tensor] = {}
+        self._grad = grad
 
     def __getitem__(self, site: Site) -> Tensor:
         return self._tensors[site]
@@ -78,33 +84,43 @@ class Recording(Shown, Mapping[Site, Tensor]):
         yield f"Recording of {len(self)} site(s)"
         yield from (f"  {site}: {short(tensor)}" for site, tensor in self._tensors.items())
 
-    def store(self, site: Site, tensor: Tensor) -> None:
-        """Keep a copy: some families change activations in place afterwards."""
-        self._tensors[site] = tensor.detach().clone()
+    def store(self, site: Site, tensor: Tensor) -> Tensor:
+        """Keep a copy, for some families change activations in place afterwards; return what the pass goes on with."""
+        if not self._grad:
+            self._tensors[site] = tensor.detach().clone()
+            return tensor
+        kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        self._tensors[site] = kept
+        return kept.clone()
 
 
 @contextmanager
-def record(lm: "LM", sites: Iterable[Site], *, stop: bool = False) -> Generator[Recording]:
+def record(lm: "LM", sites: Iterable[Site], *, stop: bool = False, grad: bool = False) -> Generator[Recording]:
     """Record activations during the forward passes of the `with` block; the last pass wins.
 
     Args:
         lm: the model.
         sites: what to record.
         stop: end the forward pass, and with it the `with` block, once every site was seen.
+        grad: keep them in the computation: `torch.autograd.grad(logits[...], seen[site])` is then the gradient of a
+            logit. Where the weights need no gradients, the recorded activations do.
 
     Raises:
+        SettingError: `grad` where PyTorch keeps no gradients (`torch.no_grad`, `torch.inference_mode`).
         LayerNeverRan: the block ended without an exception, but a site was never reached.
     """
     require_lm(lm)
     wanted = require_each(sites, Site, "sites")
-    seen = Recording()
+    if grad and not torch.is_grad_enabled():
+        raise SettingError("record(grad=True) needs gradients; leave torch.no_grad() or torch.inference_mode() out.")
+    seen = Recording(grad=grad)
 
     def listener(site: Site) -> Change:
         def keep(tensor: Tensor) -> Tensor:
-            seen.store(site, tensor)
+            going_on = seen.store(site, tensor)
             if stop and len(seen) == len(wanted):
                 raise _Stop
-            return tensor
+            return going_on
 
         return keep
 
