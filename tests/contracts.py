@@ -3,6 +3,7 @@
 Each check takes an example and a model that may be changed, and fails with what was broken.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from edits import unchanged, weights_of
 from engram.editing import Edit, applied_rows
 from engram.editing.changes import KINDS, Change
 from engram.errors import EditError
+from engram.facts import Fact
+from engram.locate import Grid, averaged, locate_many
 from engram.models import LM
+from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate_batch
 from engram.models.scoring import score_batch
+from engram.settings import made, plain
 
 PROMPTS = ["Ann lives in the city of", "Bo", "It was said that Cy plays the"]
 ANSWERS = ["Rome", "chess today"]
@@ -139,3 +144,43 @@ def _refused(action: Callable[[], Any]) -> str:
     except EditError as error:
         return str(error)
     return ""
+
+
+def check_locator(lm: LM, locator: Any, facts: Sequence[Fact], folder: Path) -> None:
+    """Check a locator on a model and a few facts that the model knows, or that name no answer.
+
+    The model stays as it was; a grid is the same when it is saved and loaded; settings survive JSON; the tokenizer's
+    padding side plays no part; a fact alone is the same fact among several; progress ends where it is to end.
+    """
+    before, told = fingerprint_of(lm.model), list[tuple[str, int, int]]()
+    found = locator(lm, facts[0], progress=lambda *said: told.append(said))
+    assert fingerprint_of(lm.model) == before
+    assert all(done == total for _, done, total in told[-1:])
+    assert found.text == facts[0].text
+    assert found.model == lm.name
+    assert len(repr(found).splitlines()) <= 12
+    json.dumps(found.to_dict(), allow_nan=False)
+
+    loaded = Grid.load(found.save(folder / "grid"))
+    assert torch.equal(loaded.values, found.values)
+    assert loaded.to_dict() == found.to_dict()
+
+    kind = type(locator)
+    assert made(kind, "it", **json.loads(json.dumps(plain(locator)))) == locator
+    assert plain(kind()) == {}
+
+    side = lm.tokenizer.padding_side
+    try:
+        for lm.tokenizer.padding_side in ("left", "right"):
+            torch.testing.assert_close(locator(lm, facts[0]).values, found.values, atol=1e-6, rtol=1e-6)
+    finally:
+        lm.tokenizer.padding_side = side
+
+    if "token" not in found.axes or found.groups:
+        together, alone = locate_many(lm, facts, by=locator), averaged([found])
+        axis = alone.axes.index("token") if "token" in alone.axes else None
+        values = together.values[..., 0]
+        if axis is not None:
+            rows = [together.labels[axis].index(name) for name in alone.labels[axis]]
+            values = values.index_select(axis, torch.tensor(rows))
+        torch.testing.assert_close(values, alone.values[..., 0], atol=1e-5, rtol=1e-5)

@@ -26,7 +26,7 @@ from engram.errors import SettingError
 from engram.evaluation import Advice, Place, Report, Run, Sweep
 from engram.evaluation.scores import CaseScores
 from engram.facts import Case, Fact
-from engram.locate import Noise, Swap, compare_severed, trace, trace_many
+from engram.locate import Noise, Swap, compare_severed, locate, trace, trace_many
 from engram.models import Site, record
 from engram.models.passes import Pass, Text
 from engram.models.resume import prefill
@@ -102,6 +102,7 @@ def examples() -> list[Any]:
     edit = random_edit(lm, bias=True)
     found = trace(lm, FACTS[0], **OPTIONS)
     return [
+        *(found.grid, replace(locate(lm, FACTS[0], by="lens"), text=HOSTILE, notes=(HOSTILE,), model="<i>")),
         *(found, replace(found, prompt=HOSTILE, answer=HOSTILE, tokens=(HOSTILE,) * len(found.tokens), model="<i>")),
         *(trace_many(lm, FACTS[:2], **OPTIONS), compare_severed(lm, FACTS[:2], window=3, noise=0.25, samples=1)),
         *(Report([FT_RUN, ROME_RUN]), Report([]), many_runs(), ROME_RUN, sweep(), Sweep("mini", 4, {})),

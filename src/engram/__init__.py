@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
     from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, applied_rows, check, edit, guard
     from engram.evaluation import Report, evaluate, tune
-    from engram.locate import AverageTrace, CausalTrace, Noise, Swap, compare_severed, trace, trace_many
+    from engram.locate import (
+        AverageTrace,
+        CausalTrace,
+        Grid,
+        Noise,
+        Swap,
+        compare_severed,
+        locate_many,
+        trace,
+        trace_many,
+    )
     from engram.models import LM, Layout, Site, load, patch, record, resume
     from engram.stats import KeyStatistics, statistics
 
@@ -38,6 +48,7 @@ __all__ = [
     "Edit",
     "EngramError",
     "Fact",
+    "Grid",
     "KeyStatistics",
     "Layout",
     "Noise",
@@ -56,6 +67,7 @@ __all__ = [
     "guard",
     "load",
     "locate",
+    "locate_many",
     "models",
     "patch",
     "plots",
@@ -73,7 +85,17 @@ _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "run
 _HOMES = {
     "editing": ("FT", "FTL", "MEMIT", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
     "evaluation": ("Report", "evaluate", "tune"),
-    "locate": ("AverageTrace", "CausalTrace", "Noise", "Swap", "compare_severed", "trace", "trace_many"),
+    "locate": (
+        "AverageTrace",
+        "CausalTrace",
+        "Grid",
+        "Noise",
+        "Swap",
+        "compare_severed",
+        "locate_many",
+        "trace",
+        "trace_many",
+    ),
     "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),
     "stats": ("KeyStatistics", "statistics"),
 }

@@ -53,6 +53,11 @@ class Setting:
             return self.type.__name__
         return re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", str(self.type)).replace("NoneType", "None")
 
+    @property
+    def default_text(self) -> str:
+        """Its default as one reads it."""
+        return "must be given" if self.required else short(_plain(self.default))
+
     def read(self, text: str) -> Any:
         """Read its value from typed text: a number, `yes`, `none`, words, JSON, or several as `3-8` or `a,b`.
 
@@ -131,15 +136,16 @@ def made(kind: type[Kind], name: str, /, **given: Any) -> Kind:
     return kind(**given)
 
 
-def plain(value: object) -> dict[str, Any]:
+def plain(value: object, *, every: bool = False) -> dict[str, Any]:
     """Return the settings of a method or locator that are not what they are by default, as short plain values.
 
     Args:
         value: an instance of the dataclass.
+        every: the defaults, too.
     """
     known = settings(type(value))
     held = {name: getattr(value, name) for name in known}
-    return {name: _plain(found) for name, found in held.items() if not _equal(found, known[name].default)}
+    return {name: _plain(found) for name, found in held.items() if every or not _equal(found, known[name].default)}
 
 
 def kind_named(registry: Mapping[str, str], name: str, noun: str) -> type[Any]:

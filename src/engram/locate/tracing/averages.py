@@ -1,31 +1,26 @@
 """`trace_many`: effects averaged over facts that a model knows (AIE, ATE: ROME paper, section 2.1)."""
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 
-from engram._version import __version__
-from engram.errors import DataError, FactError
+from engram.errors import DataError
 from engram.facts import Case, Fact
 from engram.given import require_each, require_lm
 from engram.locate.groups import GROUPS, token_groups
+from engram.locate.many import over_facts
 from engram.locate.tracing.result import CausalTrace
 from engram.locate.tracing.settings import TraceOptions, TraceSettings
-from engram.locate.tracing.words import Z95, average_lines, average_rows
-from engram.locate.tracing.work import TRACING, Steps, trace_with
+from engram.locate.tracing.words import Z95, average_head, average_lines, average_rows, site_name
+from engram.locate.tracing.work import TRACING, trace_with
 from engram.models.chat import wrap_for
-from engram.models.continuations import asked
 from engram.progress import AnyProgress, Doing, named, progress_for
-from engram.runs.store import MemoryStore, Record, RunStore, Store, read_records, read_run
+from engram.runs.store import Record, read_records, read_run
 from engram.showing import Shown, frame, html_picture
 
 if TYPE_CHECKING:
@@ -34,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from engram.models import LM
+    from engram.plots import Panel
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +115,37 @@ class AverageTrace(Shown):
             path: a .png, .svg or .pdf file.
             dark: for a dark page.
         """
-        from engram.locate.pictures import draw_average
+        from engram.plots import line_panels
 
-        return draw_average(self, path, dark=dark)
+        title, label = f"{self.count} facts, {self.model}", "average indirect effect"
+        return line_panels(self._panels("restoring {}"), path, title=title, y_label=label, dark=dark)
 
     def __rich__(self) -> "RenderableType":
-        from engram.locate.pictures import average_in_terminal
+        from rich.text import Text
 
-        return average_in_terminal(self)
+        from engram.plots import text_panel
+
+        text = Text("\n".join(average_head(self)) + "\n")
+        for site, panel in zip(self.effects, self._panels("{}: average indirect effect"), strict=True):
+            peak = self.peak(site)
+            text.append("\n").append(text_panel(panel))
+            text.append(f"\npeak {peak.effect:.3g} ± {peak.half_width:.2g} at the {peak.group}, layer {peak.layer}\n")
+        return text
+
+    def _panels(self, title: str) -> list["Panel"]:
+        from engram.plots import Panel
+
+        return [
+            Panel(
+                values=np.array([means.mean for means in groups.values()]),
+                half_width=np.array([means.half_width for means in groups.values()]),
+                rows=list(groups),
+                marked=[i for i, group in enumerate(groups) if "subject" in group],
+                title=title.format(site_name(site, self.window)),
+                kind=site,
+            )
+            for site, groups in self.effects.items()
+        ]
 
     def _lines(self) -> Iterable[str]:
         return average_lines(self)
@@ -245,46 +264,17 @@ def trace_many(
     tell = progress_for(progress, FACTS)
     settings = TraceSettings.of(**options).fitted(lm.n_layers)
     settings.check_window(lm.n_layers)
-    wanted = {_name(fact): fact for fact in (f.fact if isinstance(f, Case) else f for f in given)}
-    described = {**settings.record(), "model": lm.fingerprint}
-    circumstances = {"model": lm.name, "engram": __version__, "torch": torch.__version__, "device": str(lm.device)}
-    with ExitStack() as stack:
-        store: Store = MemoryStore()
-        if out is not None:
-            store = stack.enter_context(RunStore(out, described, circumstances=circumstances))
-        for done, (name, fact) in enumerate(wanted.items()):
-            tell(FACTS, done, len(wanted))
-            if name not in store:
-                store.append([_traced(lm, name, fact, settings, named(tell, TRACING))])
-        tell(FACTS, len(wanted), len(wanted))
-        records = [record for record in store.records() if record["id"] in wanted]
-    average = AverageTrace.of(records, described, model=lm.name)
+
+    def one(fact: Fact) -> Record:
+        return _kept(trace_with(lm, fact, settings, progress=named(tell, TRACING)))
+
+    worded = wrap_for(lm, chat=settings.chat).fact
+    records = over_facts(
+        lm, given, one, settings.record(), out=out, tell=tell, doing=FACTS, done="traced", worded=worded
+    )
+    average = AverageTrace.of(records, {**settings.record(), "model": lm.fingerprint}, model=lm.name)
     logger.info("%d facts traced, %d dropped that %s does not know", average.count, average.dropped, lm.name)
     return average
-
-
-def _traced(lm: "LM", name: str, fact: Fact, settings: TraceSettings, progress: Steps) -> Record:
-    """Return the record of one fact: traced, unknown to the model, or failed with a reason."""
-    base = {"id": name, "prompt": fact.text, "subject": fact.subject, "original": fact.original}
-    try:
-        if not _known(lm, wrap_for(lm, chat=settings.chat).fact(fact)):
-            return {**base, "status": "unknown"}
-        trace = trace_with(lm, fact, settings, progress=progress)
-    except FactError as error:
-        logger.warning("%r was left out: %s", fact.text, error)
-        return {**base, "status": "failed", "reason": str(error)}
-    return {**base, "status": "traced", **_kept(trace)}
-
-
-@torch.no_grad()
-def _known(lm: "LM", fact: Fact) -> bool:
-    """Say whether the model gives the first token of the answer that a fact names; one without an answer counts."""
-    prompt = asked(lm, fact)
-    if prompt.answer is None:
-        return True
-    logits = lm.forward(prompt.ids, keep=1)[0, -1]
-    lm.require_finite(logits, "In the clean run the output")
-    return int(logits.argmax()) == prompt.answer
 
 
 def _kept(trace: CausalTrace) -> Record:
@@ -321,11 +311,6 @@ def _over_groups(records: Sequence[Record], site: str) -> dict[str, LayerMeans]:
             spread = values.std(0, ddof=1) if many > 1 else np.full(values.shape[1], math.nan)
             means[group] = LayerMeans(tuple(values.mean(0).tolist()), tuple((Z95 * spread / many**0.5).tolist()), many)
     return means
-
-
-def _name(fact: Fact) -> str:
-    parts = [fact.subject, fact.prompt, fact.original, fact.target]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _plain(value: float) -> float | None:

@@ -1,13 +1,15 @@
 """`trace`: where in the network a fact is recalled (ROME paper, section 2)."""
 
-from typing import TYPE_CHECKING, Unpack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from engram.facts import Fact
 from engram.given import require, require_lm
+from engram.locate.grid import Grid
 from engram.locate.tracing.result import CausalTrace
-from engram.locate.tracing.settings import TraceOptions, TraceSettings
+from engram.locate.tracing.settings import Options, TraceOptions, TraceSettings
 from engram.locate.tracing.work import TRACING, trace_with
-from engram.progress import AnyProgress, named, progress_for
+from engram.progress import AnyProgress, Progress, named, progress_for
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -35,3 +37,16 @@ def trace(lm: "LM", fact: Fact, *, progress: AnyProgress | None = None, **option
     settings = TraceSettings.of(**options)
     settings.check_window(lm.n_layers)
     return trace_with(lm, fact, settings, progress=named(progress_for(progress, TRACING), TRACING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalTracing(Options):
+    """Causal tracing as a locator: `engram.trace` with a grid over site, token and layer as its result."""
+
+    name: ClassVar[str] = "tracing"
+
+    def __call__(self, lm: "LM", fact: Fact, *, progress: Progress | None = None) -> Grid:
+        """Trace one fact; arguments as for a `Locator`, errors as of `trace`."""
+        settings = self.checked()
+        settings.check_window(lm.n_layers)
+        return trace_with(lm, fact, settings, progress=None if progress is None else named(progress, TRACING)).grid

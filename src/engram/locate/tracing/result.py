@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
+from engram.locate.grid import Grid
+from engram.locate.groups import token_groups
 from engram.locate.tracing.noise import Noise, Swap, noise_from
-from engram.locate.tracing.words import trace_lines, trace_rows
+from engram.locate.tracing.words import metric_name, site_name, trace_lines, trace_numbers, trace_rows
 from engram.runs.store import write_atomically
 from engram.showing import Shown, frame, html_picture
 
@@ -141,6 +143,32 @@ class CausalTrace(Shown):
         """The rows of the grids that are tokens of the subject."""
         return [row for row, t in enumerate(self.positions) if self.subject_range[0] <= t < self.subject_range[1]]
 
+    @property
+    def grid(self) -> Grid:
+        """The same as a grid over site, token and layer: what `engram.locate(..., by="tracing")` returns."""
+        window, severed = int(self.settings["window"]), self.settings["severed"]
+        left_out = "" if severed is None else f", {'MLPs' if severed == 'mlp' else 'attention'} severed"
+        row = {position: i for i, position in enumerate(self.positions)}
+        groups = token_groups(self.subject_range, len(self.tokens))
+        return Grid(
+            values=torch.stack([self.samples[site] for site in self.samples]),
+            baseline=self.baseline,
+            axes=("site", "token", "layer"),
+            labels=(
+                tuple(self.samples),
+                tuple(self.labels),
+                tuple(map(str, range(next(iter(self.samples.values())).shape[1]))),
+            ),
+            settings=self.settings,
+            text=self.prompt,
+            model=self.model,
+            quantity=metric_name(self),
+            titles={site: f"restoring {site_name(site, window)}{left_out}" for site in self.samples},
+            marked=tuple(self.subject_rows),
+            groups={name: tuple(row[t] for t in tokens if t in row) for name, tokens in groups.items()},
+            notes=(trace_numbers(self),),
+        )
+
     # Pictures
 
     def plot(self, site: str | None = None, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
@@ -154,14 +182,25 @@ class CausalTrace(Shown):
         Raises:
             SettingError: the site was not traced.
         """
-        from engram.locate.pictures import draw_trace
-
-        return draw_trace(self, [site] if site is not None else list(self.samples), path, dark=dark)
+        if site is not None:
+            self._site(site)
+        return self.grid.plot(site, path, dark=dark)
 
     def __rich__(self) -> "RenderableType":
-        from engram.locate.pictures import trace_in_terminal
+        from rich.text import Text
 
-        return trace_in_terminal(self)
+        from engram.plots import text_panel
+
+        begin, end = self.subject_range
+        text = Text()
+        for i, token in enumerate(self.tokens):
+            text.append(token, style="bold underline" if begin <= i < end else "")
+        text.append(f" →{self.answer}", style="italic")
+        text.append("\n" if self.answer == self.predicted else f" (but the model says{self.predicted})\n")
+        text.append(f"{trace_numbers(self)}\n")
+        for panel in self.grid.panels(compared=True):
+            text.append("\n").append(text_panel(panel)).append("\n")
+        return text
 
     def _lines(self) -> Iterable[str]:
         return trace_lines(self)

@@ -10,7 +10,6 @@ from engram.locate.tracing.metrics import MetricName
 from engram.locate.tracing.noise import Draws, Noise, Swap, parse_noise
 from engram.locate.tracing.windows import Restoration, TraceSite, WindowStyle, restoration_at, usual_window
 from engram.settings import made
-from engram.showing import Shown
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ class TraceOptions(TypedDict, total=False):
     memory_budget: int | float | str | None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Options(Shown):
+@dataclass(frozen=True, kw_only=True)
+class Options:
     """What may be asked of a trace, as one types it.
 
     Args:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from engram.errors import SettingError
 from engram.facts import Case, Fact
 from engram.given import require_each
@@ -39,9 +41,24 @@ class SeveredComparison(Shown):
 
     def plot(self, path: str | Path | None = None, *, dark: bool = False) -> "Figure":
         """Draw the three as bars over layers, and save if a path is given; `dark` for a dark page."""
-        from engram.locate.pictures import draw_severed
+        from engram.plots import COLORS, Bar, bar_chart, finish, new_figure
 
-        return draw_severed(self, path, dark=dark)
+        bars: list[Bar] = []
+        for label, average, site in self._parts():
+            mean = average.effects["state"]["last subject token"]
+            values, half = np.array(mean.mean), np.array(mean.half_width)
+            bars.append(Bar(label=label, values=values, half_width=half, color=COLORS[site]))
+        figure = new_figure(8.0, 3.2)
+        title = f"one state at the last subject token, {self.whole.count} facts"
+        bar_chart(figure.add_subplot(), bars, title=title, y_label="average indirect effect")
+        return finish(figure, path, dark=dark)
+
+    def _parts(self) -> tuple[tuple[str, AverageTrace, str], ...]:
+        return (
+            ("state restored", self.whole, "state"),
+            ("MLP severed", self.mlp, "mlp"),
+            ("attention severed", self.attn, "attn"),
+        )
 
     def _lines(self) -> Iterable[str]:
         return severed_lines(self)

@@ -4,15 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from engram.locate.grid import HINT, Z95
 from engram.showing import around, cut, short
 
 if TYPE_CHECKING:
     from engram.locate.tracing.averages import AverageTrace
     from engram.locate.tracing.result import CausalTrace
     from engram.locate.tracing.severed import SeveredComparison
-
-Z95 = 1.959963984540054  # of the normal distribution
-HINT = "  .plot() draws it, .dataframe() has every number"
 
 _PROMPT = 80
 _NAMES = {"state": "hidden state", "mlp": "MLP outputs", "attn": "attention outputs"}
@@ -29,15 +27,17 @@ def metric_name(trace: "CausalTrace") -> str:
     return f"{name[str(trace.settings['metric'])]}({cut(trace.answer.strip())})"
 
 
+def trace_numbers(trace: "CausalTrace") -> str:
+    """Return the metric of the clean and of the corrupted prompt."""
+    return f"{metric_name(trace)}: clean {trace.clean:.3g}, corrupted {trace.corrupted:.3g} ({trace.noise})"
+
+
 def trace_lines(trace: "CausalTrace") -> Iterator[str]:
     """Yield what a trace found: the numbers of the prompt, and the place of the largest effect of every site."""
     of = f" of {trace.model}" if trace.model else ""
     says = "" if trace.answer == trace.predicted else f" (but the model says {short(trace.predicted)})"
     yield f"CausalTrace{of}: {short(trace.prompt, _PROMPT)} → {short(trace.answer)}{says}"
-    yield (
-        f"  {metric_name(trace)}: clean {trace.clean:.3g}, corrupted {trace.corrupted:.3g} ({trace.noise}), "
-        f"total effect {trace.total_effect:.3g}"
-    )
+    yield f"  {trace_numbers(trace)}, total effect {trace.total_effect:.3g}"
     for site in trace.samples:
         effect = trace.effect(site)
         row, layer = divmod(int(effect.argmax()), effect.shape[1])
@@ -65,6 +65,16 @@ def trace_rows(trace: "CausalTrace") -> Iterator[dict[str, object]]:
                     "effect": value,
                     **around(value, Z95 * float(error[row, layer])),
                 }
+
+
+def average_head(average: "AverageTrace") -> Iterator[str]:
+    """Yield what a terminal shows above averages."""
+    total, failed = average.total, f", {len(average.failed)} failed" if average.failed else ""
+    yield f"{average.count} facts traced, {average.dropped} dropped that {average.model} does not know{failed}"
+    yield (
+        f"clean {average.clean.mean:.3g}, corrupted {average.corrupted.mean:.3g}, "
+        f"average total effect {total.mean:.3g} ± {total.half_width:.2g} (95 %)"
+    )
 
 
 def average_lines(average: "AverageTrace") -> Iterator[str]:
