@@ -177,6 +177,17 @@ def test_layers_are_chosen_aloud_and_bad_ones_refused() -> None:
     assert replace(made, layers=(3, 2)).choice(lm).layers == (2, 3)
 
 
+def test_a_config_may_name_layers_and_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny("gpt2")
+    monkeypatch.setattr(lm.config, "engram_memit_layers", [1, 2, 3], raising=False)
+    monkeypatch.setattr(lm.config, "engram_memit_weight", 7.5, raising=False)
+    made, notes = MEMIT().settled(lm)
+    assert made.layers == (1, 2, 3) and made.weight == 7.5
+    assert notes[0] == "Layers 1-3 and weight 7.5: named in the model's config."
+    monkeypatch.setattr(lm.config, "engram_memit_layers", [1, 4])
+    assert MEMIT().settled(lm)[0].layers == (1,)
+
+
 def test_it_writes_in_a_family_whose_weights_lie_the_other_way() -> None:
     lm = tiny("llama")
     facts = [Fact("Ann Bell", "{} lives in the city of", "Rome"), Fact("Bo", "It is said that {} plays", "chess today")]

@@ -281,15 +281,19 @@ def _untuned(lm: "LM", method: str) -> Iterator[tuple[Numbers, str]]:
     yield rule, f"the rule for models that nobody has tuned (docs/editing.md).{better}".rstrip(".")
 
 
-def _named(lm: "LM", method: str) -> Mapping[str, int | float]:
+def _named(lm: "LM", method: str) -> Numbers:
     """Return what a model's config names, as far as it makes sense."""
-    found: dict[str, int | float] = {}
+    found: dict[str, Number] = {}
     prefix = CONFIG_PREFIX.get(method, f"engram_{method}_")
     for name in RULES[method](lm):
         value = getattr(lm.config, prefix + name, None)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if name == "layers":
+            layers = tuple(value) if isinstance(value, list | tuple) else ()
+            if layers and all(isinstance(layer, int) and 0 <= layer < lm.n_layers for layer in layers):
+                found[name] = layers
+        elif isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if (isinstance(value, int) and 0 <= value < lm.n_layers) if name == "layer" else value > 0:
+        elif (isinstance(value, int) and 0 <= value < lm.n_layers) if name == "layer" else value > 0:
             found[name] = value
     return found
 
