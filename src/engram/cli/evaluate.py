@@ -91,16 +91,15 @@ def evaluate(
     """Edit cases, score them before and after, undo the edit or keep it; start the same command again to continue.
 
     Example: engram evaluate mini mini --method rome --out runs/rome
-    Example: engram evaluate mini mini --method memit --at-once 50 --out runs/mass
     """
     place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     settings = method_settings(method, typed, preset=preset, layer=layer, token=token)
     needed = needs_keys(method, settings)
     options = {
         **statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed),
-        **{"method": method, "out": folder, "protocol": protocol, "at_once": at_once, "keep": keep},
-        **{"batch": batch, "generate": generate},
+        **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
         **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "chat": chat, "engine": place},
+        **{"at_once": at_once, "keep": keep},
         **settings,
     }
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
