@@ -65,37 +65,28 @@ def evaluate(
     progress: AnyProgress | None = None,
     **settings: Any,
 ) -> Report:
-    """Edit cases, score them, and undo the Edit or go on from it.
-
-    With the defaults every case is edited alone; `at_once=1000` puts a thousand into one Edit, under which all of them
-    are scored; `keep` goes on from each Edit to the next and scores earlier cases again at checkpoints.
+    """Edit cases, score them, undo the Edit or go on from it; return a report of the unedited model and of this run.
 
     Args:
         lm: the model; as before afterwards, bit for bit.
         data: a `Dataset`, cases, a file, or a data set's name.
         method: a method's name, "none" for the unedited model, or a method with its settings.
-        out: a folder for the results. A run that was interrupted is continued; the unedited model's scores go beside
-            it (`unedited-...`) and are shared by all runs there. In memory only when not given.
-        protocol: a short form: "single" is `at_once=1, keep=False`, as is nothing at all; "sequential" is `keep=True`.
-        at_once: how many cases one Edit holds. A case whose fact cannot be written is recorded and left out of it.
-        keep: go on from each Edit instead of undoing it. With `out` the Edit in force is kept in the run's folder
-            (`edit-N` after N cases, those of checkpoints for good), loadable by `Edit.load`; an interrupted run goes on
-            from it.
+        out: a folder for the results, where an interrupted run is continued; the unedited model's scores go beside it
+            and are shared by all runs there. In memory only when not given.
+        protocol: short forms: "single" is `at_once=1, keep=False`, as is nothing; "sequential" is `keep=True`.
+        at_once: how many cases one Edit holds, under which all of them are scored.
+        keep: go on from each Edit instead of undoing it; with `out` it is kept there (`edit-N` after N cases).
         batch: cases scored together, and lost together in a kill; results do not depend on it.
         scoring: what is measured, instead of the following four.
         generate: write texts (GE, RS): most of the time.
         held_out: texts whose perplexity is measured under every edit.
-        tfidf: folder of the published TF-IDF weights (idf.npy, tfidf_vocab.json) for RS; fitted on the data set's own
-            reference texts when not given.
+        tfidf: folder of the published TF-IDF weights for RS; fitted on the data set's reference texts when not given.
         seed: for texts, and for the method where it is given by name and has one.
         chat: ask every prompt, and edit, within the tokenizer's chat template; so is a method that has `chat` set.
         checkpoints: after how many edits earlier ones are scored again (with `keep`); the last edit is always one.
         engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
         progress: told what is done, how much, and how much there is; or (done, total) cases; the log when not given.
         **settings: the method's settings, when it is given by name.
-
-    Returns:
-        A report of the unedited model and of this run.
 
     Raises:
         SettingError: an unknown method, protocol, engine or setting.
