@@ -21,8 +21,8 @@ FEW: dict[str, dict[str, Any]] = {
     "ft": {"layer": 1, "steps": 3},
     "ft-l": {"layer": 1, "steps": 3, "bound": 0.01},
     "grace": {"layer": 1, "steps": 6, "lr": 0.3, "start": "warm", "radius": 0.01},
-    "memit": {"layers": (1, 2), "steps": 4, "lr": 0.1, "contexts": ("{}",), "weight": 1e-3},
-    "rome": {"layer": 1, "steps": 4, "lr": 0.1, "contexts": ("{}",)},
+    "memit": {"layers": (1, 2), "steps": 10, "lr": 0.02, "contexts": ("{}",), "weight": 1e-3},
+    "rome": {"layer": 1, "steps": 10, "lr": 0.02, "contexts": ("{}",)},
 }
 """Settings with which a method writes a little in little time."""
 
