@@ -111,7 +111,9 @@ def edits(
         clamp = way.strength * PUBLISHED_CLAMP
         found = ROME(layer=layer, clamp=clamp, covariance=counted, contexts=contexts).each(lm, facts)
     else:
-        method = FT(layer=layer, lr=way.strength * PUBLISHED_RATE) if way.method == "ft" else _limited(layer, way.strength)
+        method = (
+            FT(layer=layer, lr=way.strength * PUBLISHED_RATE) if way.method == "ft" else _limited(layer, way.strength)
+        )
         found = [engram.edit(lm, fact, method, force=True, verify=False) for fact in facts]
     return [way.factor * edit for edit in found]
 

@@ -116,13 +116,13 @@ def first_pass(lm: "LM", batch: Batch, layer: int, *, keep: int, plain: bool = F
         NumericalError: a key, a value or the output is NaN or infinite.
     """
     key, value = Site("key", layer), Site("mlp", layer)
-    state = Site("state", layer if lm.adds_mlp_to_state else layer - 1)
-    if plain or not lm.can_resume or state.layer < 0:
+    entered = layer if lm.adds_mlp_to_state else layer - 1  # the state above which blocks run again
+    if plain or not lm.can_resume or entered < 0:
         with record(lm, [key, value]) as seen:
             logits = lm.forward(batch.ids, mask=batch.mask, keep=keep)
         tail = Tail(lm, layer, keep, batch, None, None)
     else:
-        width = max(batch.suffix, keep)
+        width, state = max(batch.suffix, keep), Site("state", entered)
         with record(lm, [key, value, state]) as seen:
             full = prefill(lm, batch.ids, mask=batch.mask, keep=keep)
         logits = full.logits
