@@ -163,7 +163,7 @@ def section(task: Task, report: Report, tunings: dict[str, Tuned], options: argp
         if run.name != other
         for cells in [report.paired(other, run.name)]
     ]
-    corpus, layer = task.statistics.corpus.split(" (")[0], min(task.statistics.layers)
+    corpus, layer = Path(task.statistics.corpus.split(" (")[0]).name, min(task.statistics.layers)
     tokens = task.statistics[layer].tokens
     tuning = "\n\n".join(f"```\n{found}\n```" for found in tunings.values())
     if "rome" in tunings and "rome-tuned" not in (run.name for run in report.runs):
