@@ -14,10 +14,10 @@ from typing import Any
 import engram
 from engram import datasets
 from engram.editing import FT, FTL, ROME, Edit
-from engram.editing.contexts import sample_contexts
-from engram.editing.layers import PUBLISHED_CLAMP, PUBLISHED_RATE
-from engram.editing.rome import PRESETS
-from engram.editing.statistics import built_in_corpus
+from engram.editing.methods.rome import PRESETS
+from engram.editing.parts.contexts import sample_contexts
+from engram.editing.parts.key_statistics import built_in_corpus
+from engram.editing.parts.published import PUBLISHED_CLAMP, PUBLISHED_RATE
 from engram.evaluation import score_cases
 from engram.facts import Case
 from engram.models import LM

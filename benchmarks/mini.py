@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import engram
-from engram.locate.noise import subject_sigma
+from engram.locate.tracing.noise import subject_sigma
 from engram.mini import weights_folder
 from engram.mini.card import measure_model, tables, write_card, write_measurements
 from engram.mini.records import known_facts

@@ -15,7 +15,7 @@ from typing import Any
 import engram
 from engram import datasets, evaluation
 from engram.editing import FT, FTL, ROME, Tuned
-from engram.editing.layers import untuned
+from engram.editing.parts.published import untuned
 from engram.evaluation import Report, Scoring
 from engram.evaluation.figures import bars, retention
 from engram.evaluation.sweep import write_sweep

@@ -19,7 +19,7 @@ from typing import Any
 import engram
 from engram import datasets, evaluation
 from engram.editing import FT, FTL, ROME, Tuned
-from engram.editing.layers import lower_half, untuned
+from engram.editing.parts.published import lower_half, untuned
 from engram.evaluation import Report, Run, Scoring
 from engram.evaluation.figures import bars
 from engram.stats import KeyStatistics
@@ -143,7 +143,7 @@ def merged(name: str, runs: Sequence[Run]) -> Run:
 
 def counted(lm: Any, options: argparse.Namespace) -> KeyStatistics:
     """Count the key statistics of every layer that ROME may edit, in one pass; found in the cache the next time."""
-    from engram.editing.statistics import built_in_corpus
+    from engram.editing.parts.key_statistics import built_in_corpus
 
     corpus = built_in_corpus(lm) if options.corpus is None else options.corpus
     layers = sorted({*lower_half(lm.n_layers), int(untuned(lm, "rome")["layer"])})

@@ -21,8 +21,8 @@ import torch
 from shapes import SHAPES, TOKENIZER, build
 
 from engram.editing import ROME, Edit
-from engram.editing.layers import rome_layer
-from engram.editing.prompts import Wrap, essence_row, padded, rows_for
+from engram.editing.parts.prompts import Wrap, essence_row, padded, rows_for
+from engram.editing.parts.published import rome_layer
 from engram.facts import Fact
 from engram.models import LM, Site, patch
 from engram.stats import KeyStatistics

@@ -22,8 +22,8 @@ import torch
 import engram
 from engram import datasets
 from engram.editing import ROME
-from engram.editing.layers import rome_layer
-from engram.editing.statistics import built_in_corpus
+from engram.editing.parts.key_statistics import built_in_corpus
+from engram.editing.parts.published import rome_layer
 from engram.evaluation.editors import prepared
 from engram.evaluation.measuring import LIKELIHOODS
 from engram.evaluation.report import Report, Run
@@ -68,7 +68,7 @@ def measured(
     lm: LM, cases: Sequence[Case], method: ROME, layer: int, by_amount: Mapping[str, KeyStatistics]
 ) -> list[dict[str, Any]]:
     """Edit some cases together under every C, score all of it at once, and return a record of each case."""
-    solution = method._solve(lm, [case.fact for case in cases], None)
+    solution = method.solution(lm, [case.fact for case in cases])
     solutions = [replace(solution, counted=some) for some in by_amount.values()]
     edits = [[None, *(some.edit([i]) for some in solutions)] for i in range(len(cases))]
     names = ["unedited", *by_amount]
@@ -76,7 +76,7 @@ def measured(
     scored = score_cases(
         lm, [case for case in asked for _ in names], [e for row in edits for e in row], scoring=LIKELIHOODS
     )
-    left = directions_left(torch.stack([each.key for each in solution.solved]), layer, by_amount)
+    left = directions_left(solution.values.keys, layer, by_amount)
     records: list[dict[str, Any]] = []
     for i, case in enumerate(asked):
         before, *after = scored[i * len(names) : (i + 1) * len(names)]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from shapes import SHAPES, TOKENIZER, build
 
-from engram.editing.layers import rome_layer
+from engram.editing.parts.published import rome_layer
 from engram.models import LM, Site, record
 from engram.stats import open_corpus
 from engram.stats.counting import Counting, collect

@@ -25,11 +25,11 @@ import torch
 from shapes import SHAPES, TOKENIZER, build
 
 from engram.facts import Fact
-from engram.locate.memory import parse_budget
-from engram.locate.noise import Noise, draw
-from engram.locate.settings import TraceSettings
-from engram.locate.staircase import Limits, effective, plan_climbs
-from engram.locate.tracing import trace_with
+from engram.locate.tracing.budget import parse_budget
+from engram.locate.tracing.noise import Noise, draw
+from engram.locate.tracing.settings import TraceSettings
+from engram.locate.tracing.staircase import Limits, effective, plan_climbs
+from engram.locate.tracing.work import trace_with
 from engram.models import LM, Site, patch, record
 
 FACT = Fact("Space Needle", "The {} is in the city of")
@@ -75,21 +75,23 @@ def needed_flops(lm: LM, kind: str, window: int) -> float:
     encoded = lm.encode(FACT.text)
     length, first = encoded.ids.shape[1], encoded.span(0, *FACT.subject_chars).start
     settings = TraceSettings.of(sites=kind, window=window, noise=NOISE)
-    cells = {
-        cell
+    restorations = {
+        restoration
         for token in range(first, length)
         for layer in range(lm.n_layers)
         if (
-            cell := effective(
-                settings.cell(settings.sites[0], token, layer, lm.n_layers), n_layers=lm.n_layers, last=length - 1
+            restoration := effective(
+                settings.restoration(settings.sites[0], token, layer, lm.n_layers),
+                n_layers=lm.n_layers,
+                last=length - 1,
             )
         )
     }
     limits = Limits(groups=[10**9] * (length + 1), seconds_per_block=0.0, seconds_per_position=1.0)
-    climbs = plan_climbs(cells, n_layers=lm.n_layers, length=length, limits=limits)
+    climbs = plan_climbs(restorations, n_layers=lm.n_layers, length=length, limits=limits)
     block = 2 * (4 * lm.d_model * lm.d_model + 2 * lm.d_model * lm.d_mlp)
     work = sum(climb.row_blocks(lm.n_layers) * (length - climb.start) for climb in climbs) * block
-    return 10 * (work + len(cells) * 2 * lm.d_model * lm.vocab_size)
+    return 10 * (work + len(restorations) * 2 * lm.d_model * lm.vocab_size)
 
 
 def matmul_peak(lm: LM) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edits import random_edit, unchanged, weights_of
 from engram.editing import Dense, Edit, FactRecord, LowRank, Update
-from engram.editing.updates import combined, side_path
+from engram.editing.changes.weight import combined
 from engram.errors import EditError, EditMismatch, NumericalError
 from engram.facts import Fact
 from engram.models import LM
@@ -191,14 +191,14 @@ def test_updates_agree_with_their_matrices(shape: tuple[int, ...], dense: bool, 
     a: Update = LowRank(torch.randn(rows, r1, generator=draw), torch.randn(cols, r1, generator=draw))
     b: Update = LowRank(torch.randn(rows, r2, generator=draw), torch.randn(cols, r2, generator=draw))
     b = Dense(b.dense()) if dense else b
-    both = combined(a, b)
+    both = replace(combined(a, b), transposed=transposed)
     size = float(a.dense().norm() + b.dense().norm())  # of what is added, which may cancel
     assert torch.allclose(both.dense(), a.dense() + b.dense(), atol=tolerance.of_sum(r1 + r2, size))
     assert both.norm() == pytest.approx(float(both.dense().norm()), abs=tolerance.of_sum(rows * cols, size))
     inputs = torch.randn(2, 3, rows if transposed else cols, generator=draw)
     matrix = both.dense() if transposed else both.dense().T
     assert torch.allclose(
-        side_path(both, inputs, transposed=transposed),
+        both.added(inputs),
         inputs @ matrix,
         atol=tolerance.of_sum(rows * cols, size * float(inputs.norm())),
     )
@@ -209,6 +209,45 @@ def test_updates_that_do_not_match_are_refused() -> None:
         LowRank(torch.ones(2, 1), torch.ones(3, 2))
     with pytest.raises(EditError, match="shapes"):
         combined(Dense(torch.ones(2)), Dense(torch.ones(3)))
+
+
+def test_a_sum_of_many_low_rank_changes_does_not_outgrow_the_weight() -> None:
+    lm = tiny("gpt2")
+    name = lm.mlp_out_name(1)  # 128 x 32
+    several = [random_edit(lm, seed=i, rank=1) for i in range(40)]
+    whole = sum(several[1:], start=several[0])
+    assert isinstance(whole.updates[name], Dense)
+    assert isinstance(sum(several[1:16], start=several[0]).updates[name], LowRank)
+    total = torch.stack([edit.delta(name) for edit in several]).sum(0)
+    assert torch.allclose(whole.delta(name), total, atol=tolerance.of_sum(40, 40 * float(several[0].norm())))
+
+
+def test_an_edit_is_true_where_there_is_something_to_do() -> None:
+    lm = tiny("gpt2")
+    assert random_edit(lm) and not Edit.of(lm, {}) and not Edit.of(lm, ())
+    (change,) = random_edit(lm).changes
+    assert Edit.of(lm, [change]).digest == random_edit(lm).digest
+
+
+def test_orientation_belongs_to_the_parameter() -> None:
+    lm = tiny("gpt2")
+    head, inside = Edit.of(lm, {"lm_head.weight": LowRank(torch.ones(1024, 1), torch.ones(32, 1))}), random_edit(lm)
+    whole = head + inside
+    assert {name: change.transposed for name, change in whole.updates.items()} == {
+        "lm_head.weight": False,
+        lm.mlp_out_name(1): True,
+    }
+    turned = replace(head, changes=(replace(head.updates["lm_head.weight"], transposed=True),))
+    with pytest.raises(EditMismatch, match=r"\[out, in\]"):
+        turned.require_fit(lm)
+
+
+def test_the_digest_tells_apart_what_a_float_cannot() -> None:
+    lm = tiny("gpt2")
+    (change,) = random_edit(lm).changes
+    wide = replace(change, left=change.left.double())
+    assert Edit.of(lm, [wide]).digest != Edit.of(lm, [replace(wide, left=wide.left + 1e-13)]).digest
+    assert Edit.of(lm, [replace(change, left=change.left.bfloat16())]).digest != Edit.of(lm, [change]).digest
 
 
 ANN = Fact("Ann", "{} lives in", "Rome")

@@ -11,7 +11,7 @@ from families import golden_tokenizer, tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edits import DATA, random_edit, unchanged, weights_of
-from engram.editing import Dense, Edit
+from engram.editing import Dense, Edit, LowRank
 from engram.errors import EditError, EditMismatch, SettingError
 from engram.models import LM, load
 from engram.models.loading import MINI
@@ -48,6 +48,22 @@ def test_plain_peft_gives_the_same_logits(family: str, kind: str, tmp_path: Path
         given = model(ids(lm)).logits
     assert (wanted - lm.model(ids(lm)).logits).abs().max() > 0.01
     assert torch.allclose(given, wanted, atol=2 * tolerance.of_logits(lm))
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:Model has `tie_word_embeddings=True`")
+def test_an_unembedding_is_the_right_way_round_in_an_adapter(tmp_path: Path) -> None:
+    """GPT-2 keeps its projections as [in, out] and its unembedding as [out, in]."""
+    lm = LM(tiny_model("gpt2", tie_word_embeddings=False), golden_tokenizer())
+    draw = torch.Generator().manual_seed(1)
+    factors = torch.randn(1024, 1, generator=draw), torch.randn(32, 1, generator=draw)
+    edit = Edit.of(lm, {"lm_head.weight": LowRank(*factors)}) + random_edit(lm)
+    edit.export("peft", tmp_path / "lora")
+    with edit.applied(lm), torch.no_grad():
+        wanted = lm.forward(ids(lm))
+    base = tiny_model("gpt2", tie_word_embeddings=False)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    with torch.no_grad():
+        assert torch.allclose(model(ids(lm)).logits, wanted, atol=4 * tolerance.of_logits(lm))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from edits import random_edit
+from edits import DATA, golden_lm, random_edit
 from engram.editing import Edit
 from engram.errors import EditError, EditMismatch
 
@@ -29,7 +29,8 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     edit = 0.5 * random_edit(lm, bias=True) + random_edit(lm, 2, seed=4)
     back = Edit.load(edit.save(tmp_path / "deep" / "needle"), lm)
     assert back.digest == edit.digest and back.origins == edit.origins and back.version == edit.version
-    assert (back.model, back.fingerprint, back.transposed) == (edit.model, edit.fingerprint, edit.transposed)
+    assert (back.model, back.fingerprint) == (edit.model, edit.fingerprint)
+    assert [c.transposed for c in back.updates.values()] == [c.transposed for c in edit.updates.values()]
     assert all(torch.equal(back.delta(name), edit.delta(name)) for name in edit.updates)
     assert back.describe() == edit.describe()
     assert sorted(path.name for path in (tmp_path / "deep" / "needle").iterdir()) == ["edit.json", "edit.safetensors"]
@@ -83,19 +84,34 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
         lambda f: (f / "edit.safetensors").write_bytes((f / "edit.safetensors").read_bytes()[:-4]),
         "cut, changed or replaced",
     ),
-    "newer": (_json(lambda d: d.update(format=2, version="9.0", unknown=1)), "newer version"),
+    "newer": (_json(lambda d: d.update(format=3, version="9.0", unknown=1)), "newer version"),
     "no format": (_json(lambda d: d.pop("format")), "format"),
     "unknown field": (_json(lambda d: d.update(extra=1)), "extra"),
-    "wrong kind": (_json(lambda d: d["updates"][NAME].update(kind="Gate")), "unknown kind"),
-    "wrong shape": (_json(lambda d: d["updates"][NAME].update(shape=[1, 2])), "shape"),
+    "wrong kind": (_json(lambda d: d["changes"][0].update(kind="gate")), "unknown kind"),
+    "wrong shape": (_json(lambda d: d["changes"][0]["plain"].update(shape=[1, 2])), "shape"),
+    "no orientation": (_json(lambda d: d["changes"][0]["plain"].pop("transposed")), "transposed"),
     "bad fact": (_json(lambda d: d["origins"][0]["facts"][0]["fact"].update(prompt="no place")), "damaged"),
     "bad position": (_json(lambda d: d["origins"][0]["facts"][0].update(position=7)), "token 7"),
     "infinite factor": (_json(lambda d: d["origins"][0].update(factor=float("inf"))), "factor"),
-    "not a number": (_tensors(lambda t: t[f"{NAME}:left"].fill_(float("nan"))), "NaN"),
-    "missing tensor": (_tensors(lambda t: t.pop(f"{NAME}:left")), "missing"),
-    "ranks differ": (_tensors(lambda t: t.update({f"{NAME}:left": torch.ones(128, 5)})), "damaged"),
-    "integers": (_tensors(lambda t: t.update({f"{NAME}:left": torch.ones(128, 2, dtype=torch.int64)})), "dtype"),
+    "not a number": (_tensors(lambda t: t["0.left"].fill_(float("nan"))), "NaN"),
+    "missing tensor": (_tensors(lambda t: t.pop("0.left")), "missing"),
+    "ranks differ": (_tensors(lambda t: t.update({"0.left": torch.ones(128, 5)})), "damaged"),
+    "integers": (_tensors(lambda t: t.update({"0.left": torch.ones(128, 2, dtype=torch.int64)})), "dtype"),
 }
+
+
+def test_a_folder_of_the_first_format_is_read() -> None:
+    """Written by version 0.1.0 for the golden model: a projection, its bias, and the unembedding."""
+    lm = golden_lm()
+    edit = Edit.load(DATA / "edit_format_1", lm)
+    head, weight, bias = "lm_head.weight", "transformer.h.1.mlp.c_proj.weight", "transformer.h.1.mlp.c_proj.bias"
+    sums = {name: float(change.dense().double().sum()) for name, change in edit.updates.items()}
+    assert sums == pytest.approx({weight: 28.372209547, bias: -2.074504312, head: 95.079286810}, rel=1e-5)
+    assert edit.norm() == pytest.approx(444.26710961, rel=1e-5) and edit.facts[0].target == "Rome"
+    assert [edit.updates[name].transposed for name in (weight, head)] == [True, False]
+    with edit.applied(lm), torch.no_grad():
+        logits = lm.forward(lm.encode("Ann lives in").ids)[0, -1, :5]
+    assert logits.tolist() == pytest.approx([2.8812, -9.9150, 17.7390, -3.0513, -17.9822], abs=2e-3)
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -10,9 +10,9 @@ from families import FAMILIES, tiny
 import engram
 from edits import golden_fact, golden_json, golden_lm, golden_statistics, probabilities, unchanged, weights_of
 from engram.editing import ROME
-from engram.editing.layers import untuned
-from engram.editing.prompts import Wrap
-from engram.editing.targets import without_subject
+from engram.editing.parts.prompts import Wrap
+from engram.editing.parts.published import untuned
+from engram.editing.parts.targets import without_subject
 from engram.errors import FactError, NumericalError, PromptTooLong, SettingError, TokenizerError
 from engram.facts import Fact
 from engram.models import LM

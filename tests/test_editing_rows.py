@@ -38,6 +38,24 @@ def test_each_row_is_under_its_own_edit(family: str) -> None:
     assert not torch.allclose(together, score_batch(lm, PROMPTS, answers), atol=1e-3)
 
 
+@pytest.mark.parametrize(("many", "rank"), [(40, 1), (5, 9), (3, 1)])
+def test_however_many_edits_share_a_batch_and_however_large(many: int, rank: int) -> None:
+    """A few small ones share two products, many small ones one batched product, large ones go one after another."""
+    lm = tiny("llama")
+    edits = [random_edit(lm, seed=i, rank=rank) for i in range(many)]
+    rows: list[Edit | None] = [None, *(edits[i % many] for i in range(40)), edits[0]]
+    ids = lm.encode([PROMPTS[0]] * len(rows)).ids
+    with torch.no_grad():
+        alone = [lm.forward(ids[:1])[0]]
+        for edit in edits:
+            with edit.applied(lm):
+                alone.append(lm.forward(ids[:1])[0])
+        with applied_rows(lm, rows):
+            together = lm.forward(ids)
+    wanted = torch.stack([alone[0], *(alone[1 + i % many] for i in range(40)), alone[1]])
+    assert torch.allclose(together, wanted, atol=2 * tolerance.of_logits(lm))
+
+
 def test_generation_row_by_row() -> None:
     lm = tiny("gpt2")
     edits = edits_for(lm)

@@ -42,13 +42,7 @@ def golden_edit(record: dict[str, Any]) -> Edit:
     """The published update as an Edit: u v^T in Conv1D's orientation."""
     lm = golden_lm()
     u, v = torch.tensor(record["u"]).unsqueeze(1), torch.tensor(record["v"]).unsqueeze(1)
-    return Edit(
-        updates={lm.mlp_out_name(record["layer"]): LowRank(left=u, right=v)},
-        origins=(),
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        transposed=lm.weight_is_transposed,
-    )
+    return Edit.of(lm, {lm.mlp_out_name(record["layer"]): LowRank(left=u, right=v)})
 
 
 def published(scores: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -13,7 +13,8 @@ from families import golden_lm
 
 from engram.errors import DataError, RunError, SettingError
 from engram.facts import Case, Fact
-from engram.locate import GROUPS, AverageTrace, averages, compare_severed, token_groups, trace, trace_many
+from engram.locate import GROUPS, AverageTrace, compare_severed, token_groups, trace, trace_many
+from engram.locate.tracing import averages
 from test_locate_golden import CASES
 
 FACTS = [Fact.from_text(case["prompt"], case["subject"], original=case["answer"].strip()) for case in CASES]

@@ -11,8 +11,8 @@ from families import golden_lm
 
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace
-from engram.locate.settings import TraceSettings
-from engram.locate.tracing import trace_with
+from engram.locate.tracing.settings import TraceSettings
+from engram.locate.tracing.work import trace_with
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "golden_tracing.json").read_text())
 GRIDS: dict[str, dict[str, Any]] = {

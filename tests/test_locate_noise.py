@@ -11,9 +11,10 @@ from families import golden_lm
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
 from engram.locate import Noise, Swap, subject_sigma, trace
-from engram.locate.corruption import corrupt
-from engram.locate.noise import builtin_subjects, draw, noise_from, parse_noise
+from engram.locate.tracing.corruption import corrupt
+from engram.locate.tracing.noise import builtin_subjects, draw, noise_from, parse_noise
 from engram.models import Site, record
+from engram.models.continuations import asked
 
 FACT = Fact("Kara 3000", "The maker of {} is")
 
@@ -108,7 +109,7 @@ def test_noise_is_added_or_put_in_place_on_the_subject_only(replace: bool) -> No
     lm = golden_lm()
     span = lm.subject_span(FACT)
     noise = Noise(amount=0.5, unit="absolute", replace=replace)
-    corruption, _ = corrupt(lm, FACT, noise, samples=2, draws="seeded", seed=0)
+    corruption, _ = corrupt(lm, FACT, asked(lm, FACT), noise, samples=2, draws="seeded", seed=0)
     clean = lm.embed(lm.encode(FACT.text).ids).detach()
     with corruption.applied(lm), record(lm, [Site("embed")]) as seen, torch.no_grad():
         lm.forward(corruption.ids)

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram.facts import Fact
-from engram.locate import trace, tracing
-from engram.locate.climb import climb_once
-from engram.locate.settings import TraceSettings
-from engram.locate.staircase import Limits
-from engram.locate.tracing import trace_with
+from engram.locate import trace
+from engram.locate.tracing import work
+from engram.locate.tracing.climb import climb_once
+from engram.locate.tracing.settings import TraceSettings
+from engram.locate.tracing.staircase import Limits
+from engram.locate.tracing.work import trace_with
 from engram.models import LM
 from test_locate_golden import CASES
 
@@ -86,8 +87,8 @@ def test_results_do_not_depend_on_tokens_per_pass_or_budget(merging: float, monk
         starts.append(arguments[2].start)
         return climb_once(*arguments)
 
-    monkeypatch.setattr(tracing, "limits_of", limits)
-    monkeypatch.setattr(tracing, "climb_once", counted)
+    monkeypatch.setattr(work, "limits_of", limits)
+    monkeypatch.setattr(work, "climb_once", counted)
     found = trace(lm, fact, window=3, samples=2)
     assert len(starts) == (1 if merging else len(found.tokens) - found.subject_range[0])
     monkeypatch.undo()
@@ -102,7 +103,7 @@ def test_a_model_that_cannot_resume_gives_the_same_numbers(monkeypatch: pytest.M
     assert lm.can_resume
     wanted = trace(lm, FACT, noise=0.5, window=2)
     monkeypatch.setitem(lm.__dict__, "can_resume", False)
-    monkeypatch.setattr(tracing, "climb_once", None)
+    monkeypatch.setattr(work, "climb_once", None)
     found = trace(lm, FACT, noise=0.5, window=2)
     for site, values in wanted.samples.items():
         torch.testing.assert_close(found.samples[site], values, atol=tolerance.of_probability(lm), rtol=0)

@@ -13,7 +13,7 @@ from families import golden_lm, golden_tokenizer, tiny, tiny_model
 from engram.errors import DataError, FactError, NumericalError, PromptTooLong, SettingError
 from engram.facts import Fact
 from engram.locate import CausalTrace, Effect, trace, trace_many, usual_window, window_bounds
-from engram.locate.memory import parse_budget
+from engram.locate.tracing.budget import parse_budget
 from engram.models import LM
 
 FACT = Fact("Kara 3000", "The maker of {} is")

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 import engram
 from engram.editing import FT, FTL, answers
 from engram.editing.answers import Question, ask
-from engram.editing.prompts import Wrap, padded, rows_for
+from engram.editing.parts.prompts import Wrap, padded, rows_for
 from engram.errors import FactError
 from engram.evaluation import score_case
 from engram.facts import Case, Fact

@@ -3,11 +3,11 @@
 import pytest
 import tolerance
 import torch
-from families import golden_lm, tiny, tiny_model
+from families import golden_lm, golden_tokenizer, tiny, tiny_model
 
 from engram.errors import LayerNeverRan, SettingError
-from engram.models import Site, patch, record
-from engram.models.hooks import skipping
+from engram.models import LM, Site, patch, record
+from engram.models.hooks import KINDS, skipping
 
 
 def hooks_left(lm: object) -> int:
@@ -99,3 +99,39 @@ def test_a_pass_fuses_gelu_and_gives_the_model_its_own_back() -> None:
         with pytest.raises(IndexError):
             lm.forward(ids + 10**6)
     assert written_out and all("forward" not in module.__dict__ for module in written_out)
+
+
+@pytest.mark.parametrize(("family", "step"), [("bloom", 1e-5), ("gpt2", 1e-5), ("llama", 1e-3), ("opt", 1e-6)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_of_a_logit_is_the_slope_of_the_logit(family: str, step: float, kind: str) -> None:
+    lm = LM(tiny_model(family).double(), golden_tokenizer())
+    site, ids = Site(kind, 0 if kind == "embed" else 1), lm.encode("Today Holzu took lessons in").ids
+    with record(lm, [site], grad=True) as seen:
+        logit = lm.forward(ids)[0, -1, 7]
+    (gradient,) = torch.autograd.grad(logit, seen[site])
+    direction = torch.randn(seen[site].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def moved(step: float) -> float:
+        with torch.no_grad(), patch(lm, {site: lambda x: x + step * direction}):
+            return float(lm.forward(ids)[0, -1, 7])
+
+    slope = (moved(step) - moved(-step)) / (2 * step)  # Llama's norm rounds to float32 inside; OPT's ReLU has kinks
+    assert abs(slope) > 1e-3
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=5e-3)
+
+
+def test_gradients_are_kept_only_where_asked_for_and_need_no_trainable_weights() -> None:
+    lm = LM(tiny_model("gpt2"), golden_tokenizer())
+    lm.model.requires_grad_(False)
+    ids, site = lm.encode("Today Holzu took lessons in").ids, Site("mlp", 1)
+    with record(lm, [site], grad=True) as seen:
+        logits = lm.forward(ids)
+    (gradient,) = torch.autograd.grad(logits[0, -1, 7], seen[site])
+    assert gradient.abs().max() > 0
+    with record(lm, [site]) as plain:
+        again = lm.forward(ids)
+    assert not plain[site].requires_grad
+    assert torch.equal(plain[site], seen[site])
+    assert torch.equal(again, logits)
+    with torch.no_grad(), pytest.raises(SettingError, match="needs gradients"), record(lm, [site], grad=True):
+        pass

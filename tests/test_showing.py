@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from inspect import isabstract
 from typing import Any
 
 import pytest
@@ -11,19 +12,23 @@ import torch
 
 import engram.cli  # every part of the library, and so every class that shows itself
 from edits import golden_lm, random_edit
-from engram.editing import FT, FTL, ROME, Check, Edit, FactRecord
+from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
+from engram.editing.changes import LowRank, Preamble
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
-from engram.editing.rome import PRESETS
+from engram.editing.methods.rome import PRESETS
+from engram.editing.parts.editor import Editor
+from engram.editing.parts.value_editor import ValueEditor
+from engram.editing.parts.values import Values
 from engram.editing.tuned import Tried, Tuned
-from engram.editing.updates import LowRank
 from engram.errors import SettingError
 from engram.evaluation import Advice, Place, Report, Run, Sweep
 from engram.evaluation.scores import CaseScores
 from engram.facts import Case, Fact
-from engram.locate import Noise, Swap, compare_severed, trace, trace_many
+from engram.locate import Noise, Swap, compare_severed, locate, trace, trace_many
 from engram.models import Site, record
+from engram.models.passes import Pass, Text
 from engram.models.resume import prefill
 from engram.models.scoring import score_tokens
 from engram.showing import Shown, columns_of, html_table, short
@@ -77,6 +82,11 @@ def statistics() -> KeyStatistics:
     return KeyStatistics({layer: LayerMoment(torch.eye(640), 100, 0.01) for layer in range(48)}, "f" * 16, "a.csv")
 
 
+def values() -> Values:
+    names = ("keys", "old", "bare_keys", "start", "wanted")
+    return Values(**dict.fromkeys(names, torch.eye(99)), records=hostile_edit().records * 99)
+
+
 def sweep() -> Sweep:
     places = [Place(method="rome", layer=layer, token="subject_last") for layer in range(48)]
     return Sweep("mini", 48, {place: ROME_RUN for place in places})
@@ -92,14 +102,23 @@ def examples() -> list[Any]:
     edit = random_edit(lm, bias=True)
     found = trace(lm, FACTS[0], **OPTIONS)
     return [
+        *(found.grid, replace(locate(lm, FACTS[0], by="lens"), text=HOSTILE, notes=(HOSTILE,), model="<i>")),
         *(found, replace(found, prompt=HOSTILE, answer=HOSTILE, tokens=(HOSTILE,) * len(found.tokens), model="<i>")),
         *(trace_many(lm, FACTS[:2], **OPTIONS), compare_severed(lm, FACTS[:2], window=3, noise=0.25, samples=1)),
         *(Report([FT_RUN, ROME_RUN]), Report([]), many_runs(), ROME_RUN, sweep(), Sweep("mini", 4, {})),
         *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
-        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL()),
-        *(edit, hostile_edit(), hostile_edit().origins[0], hostile_edit().records[0], *edit.updates.values()),
+        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), values()),
+        *(
+            edit,
+            hostile_edit(),
+            hostile_edit().origins[0],
+            hostile_edit().records[0],
+            *edit.updates.values(),
+            Preamble(ids=torch.tensor([1, 2])),
+            *passing(),
+        ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),
         *(seen, first, first.prefix, lm.encode(HOSTILE[:80]), score_tokens(lm, ["Ann lives in"], [["Rome", "Oslo"]])),
         Case(id="1", fact=HOSTILE_FACT, paraphrases=(HOSTILE,) * 30, kept=(HOSTILE_FACT,) * 9),
@@ -109,10 +128,15 @@ def examples() -> list[Any]:
     ]
 
 
+def passing() -> tuple[object, ...]:
+    text = Text()
+    return text, Pass(text=text, real=torch.ones(1, 2, dtype=torch.bool), start=0, fresh=True, ends=None)
+
+
 def classes(base: type = Shown) -> Iterator[type]:
     for kind in base.__subclasses__():
         if kind.__module__.startswith("engram."):
-            yield kind
+            yield from () if isabstract(kind) or kind in (Editor, ValueEditor) else (kind,)  # bases
             yield from classes(kind)
 
 
@@ -215,7 +239,7 @@ def test_short_forms() -> None:
     assert short({"a": 1, "b": [1.0, None]}) == "{'a': 1, 'b': [1, None]}"
     assert short({i: i for i in range(9)}) == "{9 items}"
     assert len(short("a" * 1000)) <= 62
-    assert repr(ROME(layer=3, seed=2)) == "ROME(layer=3, seed=2)"
+    assert repr(ROME(layer=3, seed=2)) == "ROME(seed=2, layer=3)"
     assert repr(LowRank(torch.zeros(4, 1), torch.zeros(5, 1))) == "LowRank(left=float32[4, 1], right=float32[5, 1])"
 
 

@@ -16,7 +16,7 @@ import engram.stats.cache as cache_module
 import engram.stats.counting as counting_module
 import engram.stats.finding as finding_module
 from engram.editing import ROME
-from engram.editing.statistics import statistics_for
+from engram.editing.parts.key_statistics import statistics_for
 from engram.errors import DataError, EditMismatch, SettingError
 from engram.facts import Fact
 from engram.models import LM

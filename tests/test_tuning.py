@@ -16,7 +16,8 @@ from families import golden_tokenizer, tiny, tiny_model
 import engram
 from engram.cli import main
 from engram.editing import FT, ROME, forget_tuned, tuned
-from engram.editing.layers import PUBLISHED, TUNABLE, chosen, untuned
+from engram.editing.parts import published as published_part
+from engram.editing.parts.published import TUNABLE, Model, Published, chosen, untuned
 from engram.editing.tuned import Tried, Tuned, keep_tuned, tuned_file
 from engram.errors import DataError, SettingError
 from engram.evaluation import trials
@@ -128,10 +129,12 @@ def test_numbers_are_typed_tuned_published_named_or_a_rule(monkeypatch: pytest.M
     named = chosen(lm, "rome", layer=None, clamp=None)
     assert named.layer == 2 and named.notes[0] == "Layer 2: named in the model's config." and len(named.notes) == 2
 
-    monkeypatch.setitem(PUBLISHED, "rome", {("gpt2", 4): {"layer": 3, "clamp": 3.0}})  # type: ignore[arg-type]
+    own = Model("gpt2", lm.n_layers, lm.d_model, round(lm.config.vocab_size / 1000))
+    row = Published("rome", (own,), {"layer": 3, "clamp": 3.0}, "a paper")
+    monkeypatch.setattr(published_part, "PUBLISHED", (row,))
     published = chosen(lm, "rome", layer=None, clamp=None)
     assert published.numbers == {"layer": 3, "clamp": 3.0}
-    assert published.notes == ("Layer 3 and clamp 3: the published choice for this model.",)
+    assert published.notes == ("Layer 3 and clamp 3: the published choice for this model (a paper).",)
 
     keep_tuned(lm, found_for(lm, layer=1, clamp=0.5))
     best = chosen(lm, "rome", layer=None, clamp=None)

@@ -13,7 +13,7 @@ from edits import golden_lm, random_edit
 from engram.editing.answers import Answer
 from engram.editing.check import Check
 from engram.editing.comparisons import Comparison, FactCheck
-from engram.editing.layers import rome_layer
+from engram.editing.parts.published import rome_layer
 from engram.errors import EditError, FactError, SettingError
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace

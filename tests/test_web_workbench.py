@@ -18,6 +18,7 @@ import torch
 from edits import golden_json, golden_lm, random_edit, unchanged, weights_of
 from engram import web
 from engram.editing import METHODS
+from engram.editing.methods import method_kind
 from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound, TokenizerError
 from engram.web.answering import Stopped, Stops, guarded, whole
 from engram.web.ledger import Ledger
@@ -56,8 +57,8 @@ def test_what_cannot_be_used_is_a_sentence(bench: Workbench) -> None:
 
 
 def test_every_method_tells_its_presets_default_first(bench: Workbench) -> None:
-    for name, kind in METHODS.items():
-        presets = bench.presets(name)
+    for name in METHODS:
+        kind, presets = method_kind(name), bench.presets(name)
         assert presets[0] == kind().preset
         assert len(set(presets)) == len(presets)
         for preset in presets:

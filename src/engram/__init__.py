@@ -19,9 +19,19 @@ from engram.facts import Case, Fact
 
 if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
-    from engram.editing import FT, FTL, ROME, Check, Edit, applied_rows, check, edit, guard
+    from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, applied_rows, check, edit, guard
     from engram.evaluation import Report, evaluate, tune
-    from engram.locate import AverageTrace, CausalTrace, Noise, Swap, compare_severed, trace, trace_many
+    from engram.locate import (
+        AverageTrace,
+        CausalTrace,
+        Grid,
+        Noise,
+        Swap,
+        compare_severed,
+        locate_many,
+        trace,
+        trace_many,
+    )
     from engram.models import LM, Layout, Site, load, patch, record, resume
     from engram.stats import KeyStatistics, statistics
 
@@ -29,6 +39,7 @@ __all__ = [
     "FT",
     "FTL",
     "LM",
+    "MEMIT",
     "ROME",
     "AverageTrace",
     "Case",
@@ -37,6 +48,7 @@ __all__ = [
     "Edit",
     "EngramError",
     "Fact",
+    "Grid",
     "KeyStatistics",
     "Layout",
     "Noise",
@@ -55,6 +67,7 @@ __all__ = [
     "guard",
     "load",
     "locate",
+    "locate_many",
     "models",
     "patch",
     "plots",
@@ -70,9 +83,19 @@ __all__ = [
 
 _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "runs", "stats")
 _HOMES = {
-    "editing": ("FT", "FTL", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
+    "editing": ("FT", "FTL", "MEMIT", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
     "evaluation": ("Report", "evaluate", "tune"),
-    "locate": ("AverageTrace", "CausalTrace", "Noise", "Swap", "compare_severed", "trace", "trace_many"),
+    "locate": (
+        "AverageTrace",
+        "CausalTrace",
+        "Grid",
+        "Noise",
+        "Swap",
+        "compare_severed",
+        "locate_many",
+        "trace",
+        "trace_many",
+    ),
     "models": ("LM", "Layout", "Site", "load", "patch", "record", "resume"),
     "stats": ("KeyStatistics", "statistics"),
 }

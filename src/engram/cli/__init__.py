@@ -17,6 +17,8 @@ from engram.cli.demo import demo
 from engram.cli.edit import edit
 from engram.cli.evaluate import evaluate
 from engram.cli.export import export
+from engram.cli.locate import locate, locators
+from engram.cli.methods import methods
 from engram.cli.options import CACHE
 from engram.cli.report import report
 from engram.cli.revert import revert
@@ -39,7 +41,10 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(trace)
+app.command()(locate)
+app.command()(locators)
 app.command()(edit)
+app.command()(methods)
 app.command()(check)
 app.command()(apply)
 app.command()(revert)

@@ -42,7 +42,7 @@ def apply(
         to_base_(lm, memory)
         earlier = memory.edits
     wanted = load_edit(edit, lm)
-    whole = sum(earlier, start=wanted)
+    whole = sum((*earlier[1:], wanted), start=earlier[0]) if earlier else wanted
     with unlogged():
         try:
             health = guard(lm, whole, strict=strict, seed=seed)
@@ -55,7 +55,7 @@ def apply(
             {
                 "out": str(folder),
                 "edits": len(earlier) + 1,
-                "changed": sorted(whole.updates),
+                "changed": sorted(change.where for change in whole.changes),
                 "health": health.to_dict(),
             }
         )

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +26,14 @@ from engram.cli.options import (
     Cache,
     Chat,
     Corpus,
+    Method,
     Seed,
+    Set,
     Statistics,
     Strict,
     Tokens,
-    settings_given,
+    method_settings,
+    needs_keys,
     statistics_given,
     unlogged,
 )
@@ -61,8 +63,9 @@ def edit(
     occurrence: Annotated[int | None, typer.Option(help="Which occurrence of the subject, from 1; the last.")] = None,
     facts: Annotated[Path | None, typer.Option(help="Several facts: a .jsonl, .json or .csv file.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where to keep the edit.")] = None,
-    method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
+    method: Method = "rome",
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
+    typed: Set = None,
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
     corpus: Corpus = None,
     count: Tokens = None,
@@ -86,9 +89,11 @@ def edit(
     Example: engram edit mini "{} is located in the city of" --subject "Space Needle" --to Rome --out needle/
     """
     cases = read_cases(prompt, subject, to, was, occurrence, facts, erase=erase)
-    settings = settings_given(preset=preset, layer=layer, mode="erase" if erase else None, chat=chat, seed=seed)
-    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=method == "rome")
-    made = made_method(method, {**settings, **counted})
+    mode = "erase" if erase else None
+    settings = method_settings(method, typed, preset=preset, layer=layer, mode=mode, chat=chat)
+    needed = needs_keys(method, settings)
+    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed)
+    made = made_method(method, {"seed": seed, **settings, **counted})
     lm = load_model(
         model, device=device, dtype=dtype, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
     )
@@ -142,12 +147,12 @@ def read_cases(
 
 
 def made_method(name: str, settings: dict[str, Any]) -> Any:
-    """Make the method, with its own words for settings that it does not have."""
-    from engram.editing import METHODS, method_named
+    """Make the method; the seed, which also serves the check, is left out where it has none."""
+    from engram.editing.methods import method_kind, method_named
+    from engram.settings import settings as settings_of
 
-    if name in METHODS and "seed" in settings and "seed" not in {field.name for field in fields(METHODS[name])}:
-        settings = {key: value for key, value in settings.items() if key != "seed"}
-    return method_named(name, **settings)
+    known = settings_of(method_kind(name))
+    return method_named(name, **{key: value for key, value in settings.items() if key != "seed" or key in known})
 
 
 def run_edit(
@@ -174,20 +179,18 @@ def run_edit(
         if not as_json:
             say_edit(made, seconds)
         with bars(quiet=as_json) as progress:
-            found = check(
-                lm, made, texts=False, health=bool(made.updates), made=bool(made.updates), seed=seed, progress=progress
-            )
-    if strict and made.updates and not found.ok:
+            found = check(lm, made, texts=False, health=bool(made), made=bool(made), seed=seed, progress=progress)
+    if strict and made and not found.ok:
         say_error(f"The edit was refused; the model is as it was. {' '.join(found.warnings)} Nothing was saved.")
         raise typer.Exit(1)
-    if folder is not None and made.updates:
+    if folder is not None and made:
         made.save(folder)
     if as_json:
-        kept = str(folder) if folder is not None and made.updates else None
+        kept = str(folder) if folder is not None and made else None
         emit_json(as_plain(made, found, kept, seconds))
         return
     say_answers([c for fact in found.facts for c in fact.answers if c.kind == "prompt"])
-    if made.updates:
+    if made:
         say_verdict(found)
     if explain:
         for record in made.records:
@@ -197,7 +200,7 @@ def run_edit(
 
 def say_edit(made: "Edit", seconds: float) -> None:
     """Say what was done, in one line, and the remarks that came up."""
-    changed = ", ".join(made.updates)
+    changed = ", ".join(change.where or "the prompt" for change in made.changes)
     if changed:
         origin = made.origins[0]
         preset = origin.settings.get("preset")
@@ -235,7 +238,7 @@ def say_verdict(found: "Check") -> None:
 
 def say_kept(lm: "LM", made: "Edit", folder: Path | None) -> None:
     """Say where the edit is and what to type next."""
-    if not made.updates:
+    if not made:
         out().print("Nothing was changed and nothing saved. --force writes it all the same.")
     elif folder is None:
         note("Not kept. Give --out FOLDER to keep the edit.")

@@ -18,7 +18,19 @@ from engram.cli.common import (
     out,
     say_skipped,
 )
-from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
+from engram.cli.options import (
+    Cache,
+    Chat,
+    Corpus,
+    Seed,
+    Set,
+    Statistics,
+    Tokens,
+    method_settings,
+    needs_keys,
+    statistics_given,
+    unlogged,
+)
 from engram.cli.watching import bars, interruptible, note
 
 if TYPE_CHECKING:
@@ -39,7 +51,10 @@ def evaluate(
     model: Model,
     data: Data,
     *,
-    method: Annotated[str, typer.Option(help="rome, ft, ft-l, or none (the unedited model).")] = "rome",
+    method: Annotated[
+        str, typer.Option(help="How, or none for the unedited model; engram methods lists them.")
+    ] = "rome",
+    typed: Set = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; an interrupted run is continued.")] = None,
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper; ft: teacher or published.")] = None,
     layer: Annotated[int | None, typer.Option(help="Which layer to change, from 0.")] = None,
@@ -76,23 +91,18 @@ def evaluate(
     Example: engram evaluate mini mini --method rome --out runs/rome
     """
     place = chosen_engine(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+    settings = method_settings(method, typed, preset=preset, layer=layer, token=token)
+    needed = needs_keys(method, settings)
     options = {
-        **settings_given(preset=preset, layer=layer, token=token),
-        **statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=method == "rome"),
+        **statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed),
         **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
         **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "chat": chat, "engine": place},
+        **settings,
     }
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **where, trust_remote_code=trust_remote_code)
-    chosen: dict[str, Any] = {
-        "limit": limit,
-        "sample": sample,
-        "skip": skip,
-        "seed": seed,
-        "skip_unknown": skip_unknown,
-        "chat": chat,
-    }
-    cases = read_data(lm, data, **chosen, snippets=snippets)
+    chosen: dict[str, Any] = {"limit": limit, "sample": sample, "skip": skip, "skip_unknown": skip_unknown}
+    cases = read_data(lm, data, **chosen, seed=seed, chat=chat, snippets=snippets)
     run_evaluation(lm, cases, options, as_json=as_json)
 
 

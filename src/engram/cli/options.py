@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,13 @@ CACHE = "ENGRAM_CACHE"
 EditFolder = Annotated[Path, typer.Argument(help="A folder that 'engram edit --out' wrote.")]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask as a chat, in the tokenizer's template.")]
+Method = Annotated[str, typer.Option("--method", help="How; engram methods lists them.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="A setting of the method, such as steps=10; see engram methods NAME."
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse an edit whose verdict is not ok (exit code 1).")]
 
 
@@ -101,6 +108,43 @@ def named(edit: "Edit") -> str:
     facts = edit.facts
     first = f"{facts[0].text} -> {facts[0].target}" if facts else "no fact"
     return first if len(facts) < 2 else f"{len(facts)} facts ({first}, ...)"
+
+
+def method_settings(method: str, typed: Sequence[str] | None, **short: Any) -> dict[str, Any]:
+    """Return a method's settings, from --set and from options that are short for some, before a model is loaded.
+
+    Args:
+        method: the method's name; "none" has no settings.
+        typed: what followed each --set.
+        **short: settings that have options of their own, where these were typed.
+
+    Raises:
+        SettingError: an unknown method or setting, a value of another type, or one that was given twice.
+    """
+    from engram.editing.methods import method_kind
+    from engram.settings import parsed
+
+    given = settings_given(**short)
+    if method == "none" and not typed:
+        return given
+    found = parsed(method_kind(method), method, typed or ())
+    for name in given.keys() & found:
+        raise SettingError(f"{name} was given twice: by --{name.replace('_', '-')} and by --set {name}={found[name]}.")
+    return {**given, **found}
+
+
+def needs_keys(method: str, settings: Mapping[str, Any]) -> bool:
+    """Say whether a method needs key statistics or text to count, and its settings name neither.
+
+    Raises:
+        SettingError: an unknown method.
+    """
+    from engram.editing.methods import method_kind
+    from engram.settings import settings as settings_of
+
+    if method == "none" or not settings.keys().isdisjoint(("covariance", "corpus")):
+        return False
+    return "covariance" in settings_of(method_kind(method))
 
 
 def settings_given(**values: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def stats(
 
     Example: engram stats ./my-model --corpus wikipedia.csv --out statistics/
     """
-    from engram.editing.layers import rome_layer
+    from engram.editing.parts.published import rome_layer
     from engram.stats import statistics
 
     wanted = None if layers is None else parsed_layers(layers)

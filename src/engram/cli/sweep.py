@@ -9,7 +9,19 @@ from rich.table import Table
 
 from engram.cli.common import Device, Dtype, Json, Model, emit_json, load_model, out, say_skipped
 from engram.cli.evaluate import Batch, Data, Limit, Sample, SkipUnknown, read_data
-from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
+from engram.cli.options import (
+    Cache,
+    Chat,
+    Corpus,
+    Seed,
+    Set,
+    Statistics,
+    Tokens,
+    method_settings,
+    needs_keys,
+    statistics_given,
+    unlogged,
+)
 from engram.cli.watching import bars, interruptible, note, progress
 from engram.errors import SettingError
 
@@ -35,6 +47,7 @@ def sweep(
     statistics: Statistics = None,
     cache: Cache = None,
     preset: Annotated[str | None, typer.Option(help="rome: rrome, code or paper.")] = None,
+    typed: Set = None,
     folder: Annotated[Path | None, typer.Option("--out", help="A run folder for every place goes in here.")] = None,
     batch: Batch = 1,
     limit: Limit = None,
@@ -52,9 +65,12 @@ def sweep(
     Example: engram sweep mini mini --limit 40 --layers 0-5 --out runs/sweep
     """
     names, at = split(methods), layer_list(layers)
-    rome = "rome" in names
-    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=rome)
-    settings = {"rome": {**settings_given(preset=preset, seed=seed), **counted}} if rome else {}
+    settings = shared_settings(names, typed, preset=preset)
+    keyed = [name for name in names if needs_keys(name, {})]
+    needed = any(needs_keys(name, settings[name]) for name in keyed)
+    counted = statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed)
+    for name in keyed:
+        settings[name] = {"seed": seed, **settings[name], **counted}
     options: dict[str, Any] = {
         **{"methods": names, "layers": at, "tokens": split(tokens), "settings": settings},
         **{"out": folder, "batch": batch, "seed": seed, "chat": chat},
@@ -69,6 +85,30 @@ def sweep(
     }
     cases = read_data(lm, data, **chosen, snippets=None)
     run_sweep(lm, cases, options, traced=trace, as_json=as_json)
+
+
+def shared_settings(names: list[str], typed: list[str] | None, **short: Any) -> dict[str, dict[str, Any]]:
+    """Return the settings of several methods: each takes those that it has.
+
+    Raises:
+        SettingError: an unknown method, a setting that none of them has, or a value of another type.
+    """
+    from engram.editing.methods import method_kind
+    from engram.settings import settings as settings_of
+
+    known = {name: settings_of(method_kind(name)) for name in names}
+    for text in typed or ():
+        key = text.partition("=")[0].strip()
+        if not any(key in own for own in known.values()):
+            method_settings(names[0], [text])  # refuses it
+    return {
+        name: method_settings(
+            name,
+            [text for text in typed or () if text.partition("=")[0].strip() in own],
+            **{key: value for key, value in short.items() if key in own and name == "rome"},
+        )
+        for name, own in known.items()
+    }
 
 
 def split(text: str) -> list[str]:

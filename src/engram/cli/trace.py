@@ -102,11 +102,11 @@ def trace(
     options |= {"chat": chat}
     if facts is not None and prompt is not None:
         raise SettingError("Give a prompt or --facts, not both.")
-    fact = None if facts is not None else _fact(prompt, subject, occurrence, answer)
+    fact = None if facts is not None else fact_of(prompt, subject, occurrence, answer)
     place: dict[str, str | None] = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **place, trust_remote_code=trust_remote_code)
     if fact is None:
-        _many(lm, _cases(str(facts), limit), options, folder, plot, as_json)
+        _many(lm, cases_of(str(facts), limit), options, folder, plot, as_json)
     elif explain:
         _explain(lm, fact, chat, as_json)
     elif severed == "compare":
@@ -131,7 +131,7 @@ def _one(
         emit_json(found.record())
         return
     out().print(found)
-    _say_where(plot, folder)
+    say_where(plot, folder)
 
 
 def _many(
@@ -155,17 +155,23 @@ def _many(
         emit_json(found.record())
         return
     out().print(found)
-    _say_where(plot, folder)
+    say_where(plot, folder)
 
 
-def _say_where(plot: Path | None, folder: Path | None) -> None:
+def say_where(plot: Path | None, folder: Path | None) -> None:
+    """Say which files were written."""
     if plot is not None:
         note(f"picture: {plot}")
     if folder is not None:
         note(f"results: {folder}")
 
 
-def _fact(prompt: str | None, subject: str | None, occurrence: int | None, answer: str | None) -> "Fact":
+def fact_of(prompt: str | None, subject: str | None, occurrence: int | None, answer: str | None) -> "Fact":
+    """Make the fact that was typed.
+
+    Raises:
+        SettingError: no prompt, or no subject.
+    """
     from engram.facts import Fact, occurrences
 
     if prompt is None or subject is None:
@@ -181,7 +187,7 @@ def _fact(prompt: str | None, subject: str | None, occurrence: int | None, answe
     return fact
 
 
-def _cases(name: str, limit: int | None) -> "list[Case]":
+def cases_of(name: str, limit: int | None) -> "list[Case]":
     """Read facts; what is broken is named with its line, and the others go on."""
     from engram.datasets import load
 
@@ -195,7 +201,7 @@ def _cases(name: str, limit: int | None) -> "list[Case]":
 def _noise(noise: str, sigma_facts: str | None) -> Any:
     from dataclasses import replace
 
-    from engram.locate.noise import Noise, parse_noise
+    from engram.locate.tracing.noise import Noise, parse_noise
 
     amount = noise.strip()
     parsed = parse_noise(float(amount)) if amount.replace(".", "", 1).isdigit() else parse_noise(amount)
@@ -203,7 +209,7 @@ def _noise(noise: str, sigma_facts: str | None) -> Any:
         return parsed
     if not isinstance(parsed, Noise) or parsed.unit != "sigma":
         raise SettingError(f"--sigma-facts is for noise in multiples of σ, such as 3sigma; the noise is {noise!r}.")
-    return replace(parsed, subjects=tuple(dict.fromkeys(case.fact.subject for case in _cases(sigma_facts, None))))
+    return replace(parsed, subjects=tuple(dict.fromkeys(case.fact.subject for case in cases_of(sigma_facts, None))))
 
 
 def _tokens(tokens: str) -> Any:

@@ -18,7 +18,20 @@ from engram.cli.common import (
     load_model,
     out,
 )
-from engram.cli.options import Cache, Chat, Corpus, Seed, Statistics, Tokens, settings_given, statistics_given, unlogged
+from engram.cli.options import (
+    Cache,
+    Chat,
+    Corpus,
+    Method,
+    Seed,
+    Set,
+    Statistics,
+    Tokens,
+    method_settings,
+    needs_keys,
+    statistics_given,
+    unlogged,
+)
 from engram.cli.sweep import layer_list
 from engram.cli.watching import bars, interruptible, note
 from engram.errors import SettingError
@@ -34,7 +47,7 @@ def tune(
     data: Annotated[
         str | None, typer.Option(help="Records to tune on, as for evaluate; what the model knows when not given.")
     ] = None,
-    method: Annotated[str, typer.Option(help="rome, ft or ft-l.")] = "rome",
+    method: Method = "rome",
     records: Annotated[int, typer.Option(help="How many records; leave them out of tables (--skip).")] = 24,
     layers: Annotated[
         str | None, typer.Option(help="Layers to try, as in 0-3,6; up to the middle if not given.")
@@ -42,6 +55,7 @@ def tune(
     clamps: Annotated[str | None, typer.Option(help="rome: clamps to try, as in 0.5,1,2.")] = None,
     rates: Annotated[str | None, typer.Option(help="ft, ft-l: learning rates to try.")] = None,
     bounds: Annotated[str | None, typer.Option(help="ft-l: bounds to try.")] = None,
+    typed: Set = None,
     corpus: Corpus = None,
     count: Tokens = None,
     statistics: Statistics = None,
@@ -67,14 +81,9 @@ def tune(
     Example: engram tune mini
     """
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
-    settings = settings_given(
-        layer=layer_list(layers),
-        clamp=numbers(clamps),
-        lr=numbers(rates),
-        bound=numbers(bounds),
-        chat=chat,
-    )
-    needed = method == "rome" and not (forget or show)
+    tried = {"layer": layer_list(layers), "clamp": numbers(clamps), "lr": numbers(rates), "bound": numbers(bounds)}
+    settings = method_settings(method, typed, **tried, chat=chat)
+    needed = needs_keys(method, settings) and not (forget or show)
     settings |= statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed)
     lm = load_model(model, **where, trust_remote_code=trust_remote_code)
     if forget:
@@ -113,7 +122,7 @@ def say_found(found: "Tuned") -> None:
 
 def show_tuned(lm: "LM", method: str, *, as_json: bool) -> None:
     """Show what is kept for a model."""
-    from engram.editing.layers import tune_command
+    from engram.editing.parts.published import tune_command
     from engram.editing.tuned import tuned
 
     found = tuned(lm, method)

@@ -1,19 +1,25 @@
 """Making it so: facts become Edits, Edits change models."""
 
+import sys
+from importlib import import_module
+
+from engram.editing.changes import Dense, LowRank, Update
 from engram.editing.check import Check, check
-from engram.editing.edit import Edit, FactRecord, Origin
+from engram.editing.edit import Edit
 from engram.editing.editor import edit
-from engram.editing.finetune import FT, FTL
 from engram.editing.guard import Health, Thresholds, guard
 from engram.editing.methods import METHODS, Method, method_named
-from engram.editing.rome import ROME
+from engram.editing.methods.finetune import FT, FTL
+from engram.editing.methods.memit import MEMIT
+from engram.editing.methods.rome import ROME
+from engram.editing.records import FactRecord, Origin
 from engram.editing.rows import applied_rows
 from engram.editing.tuned import Tuned, forget_tuned, tuned
-from engram.editing.updates import Dense, LowRank, Update
 
 __all__ = [
     "FT",
     "FTL",
+    "MEMIT",
     "METHODS",
     "ROME",
     "Check",
@@ -35,3 +41,19 @@ __all__ = [
     "method_named",
     "tuned",
 ]
+
+_MOVED = {
+    "contexts": "parts.contexts",
+    "finetune": "methods.finetune",
+    "forwarding": "parts.passes",
+    "layers": "parts.published",
+    "prompts": "parts.prompts",
+    "rome": "methods.rome",
+    "statistics": "parts.key_statistics",
+    "targets": "parts.targets",
+    "updates": "changes.weight",
+    "values": "parts.descent",
+}
+"""What methods that were written for version 0.1 import, and where it is now."""
+
+sys.modules.update({f"{__name__}.{old}": import_module(f"{__name__}.{new}") for old, new in _MOVED.items()})

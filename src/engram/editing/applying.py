@@ -5,23 +5,23 @@ edits is always the original plus the applied changes in their order: taking any
 from the original, and a weight that is not what it should be was changed by somebody else.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engram.editing.edit import Edit
-from engram.editing.updates import Update, side_path
+from engram.editing.changes import Change, WeightChange
+from engram.editing.changes.weight import projection
 from engram.editing.words import remark_on
 from engram.errors import EditError, EditMismatch, NumericalError
-from engram.given import require, require_lm
-from engram.models.hooks import on_projection
-from engram.models.linear import is_conv1d, is_quantised, parameter_shape, passes_gradients
+from engram.given import require_lm
+from engram.models.linear import is_quantised, passes_gradients
 
 if TYPE_CHECKING:
+    from engram.editing.edit import Edit
     from engram.models import LM
 
 
@@ -35,9 +35,9 @@ class Overwritten:
     """
 
     original: Tensor
-    updates: dict[str, Update] = field(default_factory=dict[str, Update])
+    updates: dict[str, WeightChange] = field(default_factory=dict[str, WeightChange])
 
-    def value(self, updates: dict[str, Update]) -> Tensor:
+    def value(self, updates: dict[str, WeightChange]) -> Tensor:
         """Return the original with some changes, in the weight's dtype; the sum is fp32 or wider."""
         if not updates:
             return self.original
@@ -47,51 +47,61 @@ class Overwritten:
         return total.to(self.original.dtype)
 
 
-def projection(lm: "LM", name: str) -> tuple[nn.Module, str]:
-    """Return the module of a parameter and the parameter's own name in it.
-
-    Raises:
-        EditMismatch: there is no such parameter.
-        EditError: it is no weight or bias of a linear module.
-    """
-    path, _, leaf = name.rpartition(".")
-    try:
-        module = lm.model.get_submodule(path)
-    except AttributeError:
-        module = None
-    kept = getattr(module, leaf, None)
-    quantised = module is not None and is_quantised(module) and (leaf == "weight" or kept is not None)
-    if module is None or not (quantised or isinstance(kept, nn.Parameter)):
-        raise EditMismatch(f"The edit changes {name!r}, which {lm.name} does not have. Was it made for this model?")
-    if not (quantised or isinstance(module, nn.Linear) or is_conv1d(module)) or leaf not in ("weight", "bias"):
-        raise EditError(f"{name!r} is no weight or bias of a linear module ({type(module).__name__}); edits need one.")
-    return module, leaf
-
-
-def require_fit(lm: "LM", edit: Edit) -> None:
+def require_fit(lm: "LM", edit: "Edit") -> None:
     """See `Edit.require_fit`."""
     require_lm(lm)
-    require(edit, Edit, "edit")
     if edit.fingerprint != lm.fingerprint:
         raise EditMismatch(
             f"This edit was made for {edit.model} (fingerprint {edit.fingerprint}), but {lm.name} has fingerprint "
             f"{lm.fingerprint}. Load the model it was made for, or make the edit again."
         )
-    for name, update in edit.updates.items():
-        module, leaf = projection(lm, name)
-        shape = parameter_shape(module, leaf)
-        if shape != update.shape:
-            raise EditMismatch(f"The edit changes {name!r} of shape {update.shape}; in {lm.name} it has {shape}.")
+    for change in edit.changes:
+        change.require_fit(lm)
 
 
 @contextmanager
-def beside(lm: "LM", edit: Edit) -> Generator[None]:
-    """See `Edit.applied`."""
-    require_fit(lm, edit)
+def acting(lm: "LM", edits: "Sequence[Edit | None]") -> Generator[None]:
+    """Let row i of every batch be the model under edit i; a single one holds for all rows. Weights act first.
+
+    Raises:
+        EditMismatch: an edit was made for another model or other shapes.
+    """
+    for edit in {id(e): e for e in edits if e is not None}.values():
+        require_fit(lm, edit)
     with ExitStack() as stack:
-        for name, update in edit.updates.items():
-            module, _ = projection(lm, name)
-            stack.enter_context(on_projection(lm, name.rpartition(".")[0], _adding(update, is_conv1d(module))))
+        for rows in (*_weights(edits), *_gates([() if edit is None else edit.gates for edit in edits])):
+            stack.enter_context(_beside(lm, rows))
+        yield
+
+
+@contextmanager
+def _beside(lm: "LM", rows: Sequence[Change | None]) -> Generator[None]:
+    """Let changes of any kinds and places act beside each other, one per row."""
+    columns: dict[tuple[type[Change], str], list[Change | None]] = {}
+    for i, change in enumerate(rows):
+        if change is not None:
+            columns.setdefault((type(change), change.where), [None] * len(rows))[i] = change
+    with ExitStack() as stack:
+        for (kind, _), column in columns.items():
+            stack.enter_context(kind.beside(lm, column))
+        yield
+
+
+def _weights(edits: "Sequence[Edit | None]") -> list[list[Change | None]]:
+    names = dict.fromkeys(name for edit in edits if edit is not None for name in edit.updates)
+    return [[None if edit is None else edit.updates.get(name) for edit in edits] for name in names]
+
+
+def _gates(rows: "Sequence[tuple[Change, ...]]") -> list[list[Change | None]]:
+    """Return first the first changes of all rows, then the second ones, so that each row's act in its own order."""
+    depth = max((len(gates) for gates in rows), default=0)
+    return [[gates[k] if k < len(gates) else None for gates in rows] for k in range(depth)]
+
+
+@contextmanager
+def beside(lm: "LM", edit: "Edit") -> Generator[None]:
+    """See `Edit.applied`."""
+    with acting(lm, [edit]):
         remark_on(edit, lm.acting, lm.remarks)
         lm.acting.append(edit)
         try:
@@ -100,41 +110,34 @@ def beside(lm: "LM", edit: Edit) -> Generator[None]:
             _forget(lm, edit)
 
 
-def _adding(update: Update, transposed: bool) -> Any:
-    moved: dict[torch.device, Update] = {}
-
-    def change(inputs: Tensor, output: Tensor) -> Tensor:
-        if output.device not in moved:
-            moved[output.device] = update.to(output.device)
-        added = side_path(moved[output.device], inputs.to(output.device), transposed=transposed)
-        return (output.float() + added).to(output.dtype)
-
-    return change
-
-
 @torch.no_grad()
-def apply_(lm: "LM", edit: Edit) -> None:
+def apply_(lm: "LM", edit: "Edit") -> None:
     """See `Edit.apply_`."""
     require_fit(lm, edit)
     ledger: dict[str, Overwritten] = lm.overwritten
-    if any(edit.digest in kept.updates for kept in ledger.values()):
+    if edit.digest in lm.standing or any(edit.digest in kept.updates for kept in ledger.values()):
         raise EditError("This edit is applied to this model already. To apply it twice, apply `2 * edit`.")
     entries = {
         name: ledger.get(name) or Overwritten(parameter(lm, name, "overwriting it").clone()) for name in edit.updates
     }
     wanted = {name: {**entry.updates, edit.digest: edit.updates[name]} for name, entry in entries.items()}
     _write(lm, entries, wanted)
+    if edit.gates:
+        lm.standing[edit.digest] = stack = ExitStack()
+        for rows in _gates([edit.gates]):
+            stack.enter_context(_beside(lm, rows))
     remark_on(edit, lm.acting, lm.remarks)
     lm.acting.append(edit)
 
 
 @torch.no_grad()
-def revert_(lm: "LM", edit: Edit) -> None:
+def revert_(lm: "LM", edit: "Edit") -> None:
     """See `Edit.revert_`."""
     ledger: dict[str, Overwritten] = lm.overwritten
-    if not edit.updates:
+    if not edit:
         return
-    if any(name not in ledger or edit.digest not in ledger[name].updates for name in edit.updates):
+    missing = any(name not in ledger or edit.digest not in ledger[name].updates for name in edit.updates)
+    if missing or (edit.gates and edit.digest not in lm.standing):
         raise EditError(
             "This edit is not applied to this model, so there is nothing to take back. Only what apply_ wrote in this "
             "process can be reverted."
@@ -145,17 +148,19 @@ def revert_(lm: "LM", edit: Edit) -> None:
         for name, entry in entries.items()
     }
     _write(lm, entries, wanted)
+    if edit.gates:
+        lm.standing.pop(edit.digest).close()
     _forget(lm, edit)
 
 
-def _forget(lm: "LM", edit: Edit) -> None:
+def _forget(lm: "LM", edit: "Edit") -> None:
     """Take an edit, or a copy of it, from those that act."""
     same = [acting for acting in lm.acting if acting is edit] or [e for e in lm.acting if e.digest == edit.digest]
     if same:
         lm.acting.remove(same[-1])
 
 
-def _write(lm: "LM", entries: dict[str, Overwritten], wanted: dict[str, dict[str, Update]]) -> None:
+def _write(lm: "LM", entries: dict[str, Overwritten], wanted: dict[str, dict[str, WeightChange]]) -> None:
     """Check everything, compute everything, and only then write."""
     for name, entry in entries.items():
         if not torch.equal(parameter(lm, name, "overwriting it"), entry.value(entry.updates)):

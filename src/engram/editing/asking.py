@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from engram.editing.answers import Answer, Question, answered, speak, weigh
 from engram.editing.comparisons import Comparison, as_wished
-from engram.editing.edit import Edit, FactRecord
+from engram.editing.edit import Edit
 from engram.editing.making import Probe, contexts, made_probes, probes_of
+from engram.editing.records import FactRecord
 from engram.facts import Case
 from engram.models.chat import Wrap, wrap_for
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engram.editing.answers import Answer
-from engram.editing.edit import FactRecord
 from engram.editing.making import Kind
+from engram.editing.records import FactRecord
 from engram.facts import Fact
 
 

@@ -1,23 +1,26 @@
 """The Edit: a change of a model as a value. It can be looked at, added, scaled, saved, applied and taken back.
 
-An Edit holds the change of each parameter (`updates`) and where it came from (`origins`): the facts, the method with
-its settings, the losses of every step, the chosen token, the contexts. It belongs to one model, told by fingerprint.
+An Edit holds changes in the order in which they act (`changes`) and where it came from (`origins`): the facts, the
+method with its settings, the losses of every step, the chosen token, the contexts. It belongs to one model, told by
+fingerprint.
 """
 
-import hashlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from engram._version import __version__
-from engram.editing import words
-from engram.editing.updates import Update, combined
+from engram.editing import applying, export, files, words
+from engram.editing.changes import Change, WeightChange
+from engram.editing.changes.change import identity, stacked
+from engram.editing.records import FactRecord, Origin
 from engram.errors import EditError, EditMismatch
 from engram.facts import Fact
 from engram.given import require
@@ -26,81 +29,29 @@ from engram.showing import Shown
 if TYPE_CHECKING:
     from engram.models import LM
 
-Mode = Literal["insert", "modify", "erase"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class FactRecord(Shown):
-    """What a method did for one fact.
-
-    Args:
-        fact: the fact, with the target that was written.
-        mode: insert (nothing known before), modify (an original answer is replaced) or erase.
-        layers: the layers that were changed.
-        text: the prompt as the model saw it, chat template included.
-        tokens: its tokens.
-        position: index of the token whose key was used, where there is one.
-        losses: the total loss at every step.
-        stopped: why the optimisation ended.
-        numbers: norms and probabilities worth knowing, by name.
-    """
-
-    fact: Fact
-    mode: Mode = "modify"
-    layers: tuple[int, ...] = ()
-    text: str = ""
-    tokens: tuple[str, ...] = ()
-    position: int | None = None
-    losses: tuple[float, ...] = ()
-    stopped: str = ""
-    numbers: Mapping[str, float] = field(default_factory=dict[str, float])
-
-    @property
-    def token(self) -> str | None:
-        """The token whose key was used."""
-        return None if self.position is None else self.tokens[self.position]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Origin(Shown):
-    """One run of a method: its settings and what it did for each fact.
-
-    Args:
-        method: the method's name, such as `"rome"`.
-        settings: its settings as plain values.
-        facts: one record per fact.
-        contexts: templates with one `{}` before which the prompts were put.
-        factor: by how much its change was scaled afterwards.
-        notes: sentences for the user (defaults taken, ridges added, facts already known).
-    """
-
-    method: str
-    settings: Mapping[str, Any]
-    facts: tuple[FactRecord, ...]
-    contexts: tuple[str, ...] = ()
-    factor: float = 1.0
-    notes: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Edit(Shown):
-    """A change of a model's parameters, and where it came from. The model itself is untouched until it is applied.
+    """A change of a model, and where it came from. The model itself is untouched until it is applied.
+
+    An Edit is true where there is anything to do, and false where it changes nothing.
 
     Args:
-        updates: the change by parameter name, as in `model.named_parameters()`.
+        changes: what it does, in order; those of weights act before all others. One place has one change of its kind.
         origins: the runs of methods that made it.
         model: the model's name, for people.
         fingerprint: the model's identity (`LM.fingerprint`).
-        transposed: whether the model stores weights as [in, out] (GPT-2) rather than [out, in].
         version: the library's version that made it.
     """
 
-    updates: Mapping[str, Update]
+    changes: tuple[Change, ...]
     origins: tuple[Origin, ...]
     model: str
     fingerprint: str
-    transposed: bool
     version: str = __version__
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
 
     def _lines(self) -> Iterable[str]:
         return words.edit_lines(self)
@@ -109,15 +60,22 @@ class Edit(Shown):
         return words.edit_html(self)
 
     @classmethod
-    def of(cls, lm: "LM", updates: Mapping[str, Update], origins: tuple[Origin, ...]) -> "Edit":
-        """Make an edit that belongs to a model."""
-        return cls(
-            updates=updates,
-            origins=origins,
-            model=lm.name,
-            fingerprint=lm.fingerprint,
-            transposed=lm.weight_is_transposed,
-        )
+    def of(
+        cls, lm: "LM", changes: Mapping[str, WeightChange] | Sequence[Change], origins: tuple[Origin, ...] = ()
+    ) -> "Edit":
+        """Make an edit that belongs to a model.
+
+        Args:
+            lm: the model.
+            changes: in order; or changes of weights by parameter name, as in `model.named_parameters()`.
+            origins: the runs of methods that made it.
+
+        Raises:
+            EditError: two changes of one place do not fit together.
+        """
+        named = [(c.where, c) for c in changes] if isinstance(changes, Sequence) else list(changes.items())
+        placed = [c.placed(lm, name) if isinstance(c, WeightChange) else c for name, c in named]
+        return cls(changes=stacked(placed), origins=origins, model=lm.name, fingerprint=lm.fingerprint)
 
     # What it is
 
@@ -143,16 +101,21 @@ class Edit(Shown):
         return any(origin.settings.get("chat") is True for origin in self.origins)
 
     @cached_property
-    def digest(self) -> str:
-        """Identity of the change itself: 16 hexadecimal digits from names and numbers."""
-        digest = hashlib.sha256()
-        for name, update in sorted(self.updates.items()):
-            for part, tensor in update.tensors().items():
-                digest.update(f"{name} {part} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+    def updates(self) -> Mapping[str, WeightChange]:
+        """The changes of weights by parameter name."""
+        return MappingProxyType({c.parameter: c for c in self.changes if isinstance(c, WeightChange)})
 
-    def update(self, name: str) -> Update:
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the change itself: 16 hexadecimal digits from places, plain values and bytes."""
+        return identity(sorted(self.updates.values(), key=lambda c: c.where) + [*self.gates])
+
+    @property
+    def gates(self) -> tuple[Change, ...]:
+        """The changes that are none of weights, in order."""
+        return tuple(c for c in self.changes if not isinstance(c, WeightChange))
+
+    def update(self, name: str) -> WeightChange:
         """Return the change of one parameter.
 
         Raises:
@@ -172,7 +135,7 @@ class Edit(Shown):
         return self.update(name).dense()
 
     def norm(self, name: str | None = None) -> float:
-        """Return the Frobenius norm of the change, of one parameter or of all.
+        """Return the Frobenius norm of what is added to one parameter, or to all.
 
         Raises:
             EditError: the edit does not change that parameter.
@@ -194,19 +157,14 @@ class Edit(Shown):
                 f"Edits of two models cannot be added: {self.model} ({self.fingerprint}) and "
                 f"{other.model} ({other.fingerprint})."
             )
-        updates = dict(self.updates)
-        for name, update in other.updates.items():
-            updates[name] = combined(updates[name], update) if name in updates else update
-        whole = replace(self, updates=updates, origins=self.origins + other.origins)
+        whole = replace(self, changes=stacked((*self.changes, *other.changes)), origins=self.origins + other.origins)
         words.remark_on(other, [self])
         return whole
 
     def __mul__(self, factor: float | int) -> "Edit":
         require(factor, (float, int), "The factor")
         origins = tuple(replace(origin, factor=float(origin.factor * factor)) for origin in self.origins)
-        return replace(
-            self, updates={name: update.scaled(float(factor)) for name, update in self.updates.items()}, origins=origins
-        )
+        return replace(self, changes=tuple(change.scaled(float(factor)) for change in self.changes), origins=origins)
 
     __rmul__ = __mul__
 
@@ -216,15 +174,13 @@ class Edit(Shown):
     def applied(self, lm: "LM") -> Generator["LM"]:
         """Let the model behave as edited inside the `with` block; its weights are never touched.
 
-        The change is computed beside the weight, in fp32 whatever the model's dtype, so nested use, any order of
+        Changes of weights are computed beside them, in fp32 whatever the model's dtype, so nested use, any order of
         leaving, exceptions and offloaded weights make no difference.
 
         Raises:
             EditMismatch: the edit was made for another model or other shapes.
         """
-        from engram.editing.applying import beside
-
-        with beside(lm, self):
+        with applying.beside(lm, self):
             yield lm
 
     def apply_(self, lm: "LM") -> None:
@@ -235,9 +191,7 @@ class Edit(Shown):
             EditError: it is applied already, or a weight is offloaded.
             NumericalError: a weight would overflow its dtype (nothing is written).
         """
-        from engram.editing.applying import apply_
-
-        apply_(lm, self)
+        applying.apply_(lm, self)
 
     def revert_(self, lm: "LM") -> None:
         """Take the change back, bit for bit, in any order among several applied edits.
@@ -246,9 +200,7 @@ class Edit(Shown):
             EditMismatch: somebody else changed the weights meanwhile (they are left as they are).
             EditError: this edit is not applied to this model.
         """
-        from engram.editing.applying import revert_
-
-        revert_(lm, self)
+        applying.revert_(lm, self)
 
     # On disk
 
@@ -258,9 +210,7 @@ class Edit(Shown):
         Raises:
             EditError: the folder cannot be written; what was there before stays intact.
         """
-        from engram.editing.files import save
-
-        return save(self, Path(folder))
+        return files.save(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, lm: "LM | None" = None) -> "Edit":
@@ -274,9 +224,7 @@ class Edit(Shown):
             EditError: missing, truncated, tampered with, or written by a newer version.
             EditMismatch: it belongs to another model than `lm`.
         """
-        from engram.editing.files import load
-
-        edit = cls(**load(Path(folder)))
+        edit = cls(**files.load(Path(folder)))
         if lm is not None:
             edit.require_fit(lm)
         return edit
@@ -295,9 +243,7 @@ class Edit(Shown):
             EditError: the folder is in use or cannot be written, or the model is needed and not given.
             EditMismatch: the edit was made for another model.
         """
-        from engram.editing.export import export
-
-        return export(self, kind, Path(folder), lm)
+        return export.export(self, kind, Path(folder), lm)
 
     def require_fit(self, lm: "LM") -> None:
         """Check that the edit belongs to a model.
@@ -305,6 +251,4 @@ class Edit(Shown):
         Raises:
             EditMismatch: another fingerprint, a parameter that is not there, or another shape.
         """
-        from engram.editing.applying import require_fit
-
-        require_fit(lm, self)
+        applying.require_fit(lm, self)

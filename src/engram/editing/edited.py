@@ -89,6 +89,8 @@ def save_edited(lm: "LM", edits: Sequence[Edit], folder: str | Path, *, replace:
     folder = Path(folder)
     for edit in edits:
         require_fit(lm, edit)
+        for change in edit.changes:
+            change.refuse_weights("writing an edited model")
     if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
         raise EditError(f"{str(folder)!r} is in use already. Choose a new folder with --out, or empty this one first.")
     originals = {name: parameter(lm, name, _DOING).detach().cpu().clone() for edit in edits for name in edit.updates}

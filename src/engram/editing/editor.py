@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engram.editing.edit import Edit, FactRecord, Origin
+from engram.editing.edit import Edit
 from engram.editing.methods import Method, method_named, require_method
-from engram.editing.targets import already_says, contradicted, mode_of
+from engram.editing.parts.editor import Editor
+from engram.editing.parts.targets import contradicted, mode_of, says
+from engram.editing.records import FactRecord, Mode, Origin
 from engram.editing.words import contradictions
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
 from engram.given import require, require_each, require_lm
-from engram.progress import AnyProgress, progress_for
+from engram.progress import AnyProgress, Progress, progress_for
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -25,6 +28,7 @@ def edit(
     fact: Fact | Sequence[Fact],
     method: str | Method = "rome",
     *,
+    onto: Edit | None = None,
     force: bool = False,
     verify: bool = True,
     progress: AnyProgress | None = None,
@@ -38,10 +42,12 @@ def edit(
     Args:
         lm: the model.
         fact: what shall be true; several facts make one Edit.
-        method: a name (`"rome"`, `"ft"`, `"ft-l"`) or a method with its settings, such as `ROME(layer=17)`.
+        method: a name (`engram methods` lists them) or a method with its settings, such as `ROME(layer=17)`.
+        onto: an Edit to go on from: the model is asked and edited as it is with it, and what is returned holds both. It
+            stays as it was, and is the undo.
         force: also write facts that the model says already. Otherwise they are left out, and the Edit's notes say so.
-        verify: ask the model whether it knows each original, and the edited one whether it says each target (a short
-            pass per fact). Leave it out where every edit is scored anyway.
+        verify: ask the model whether it knows each original, and the edited one whether it says each target. Leave it
+            out where every edit is scored anyway.
         progress: told what is being done, how much of it is done, and how much there is; the log when not given.
         **settings: the method's settings, when it is given by name.
 
@@ -61,18 +67,28 @@ def edit(
         raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
     else:
         made = method
-    chat = bool(getattr(made, "chat", False))
-    known = [] if force else [f for f in facts if already_says(lm, f, mode_of(f, made), chat=chat)]
-    wanted = [f for f in facts if f not in known]
-    notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f in known)
-    done = made(lm, wanted, progress=progress_for(progress)) if wanted else Edit.of(lm, {}, ())
+    with nullcontext() if onto is None else onto.applied(lm):
+        done = _made(lm, facts, made, force=force, verify=verify, progress=progress_for(progress))
+    return done if onto is None else onto + done
+
+
+def _made(lm: "LM", facts: Sequence[Fact], method: Method, *, force: bool, verify: bool, progress: Progress) -> Edit:
+    how = method if isinstance(method, Editor) else Editor()
+    modes: list[Mode] = [mode_of(fact, how.mode) for fact in facts]
+    asked = [] if force else [i for i, mode in enumerate(modes) if mode != "erase"]
+    said = says(lm, [facts[i] for i in asked], chat=how.chat)
+    known = {i for i, there in zip(asked, said, strict=True) if there}
+    wanted = [fact for i, fact in enumerate(facts) if i not in known]
+    done = method(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
     if verify:
-        done = _noted(done, (*contradicted(lm, wanted, chat=chat), *_missed(lm, done, chat)))
+        done = _noted(done, (*contradicted(lm, wanted, chat=how.chat), *_missed(lm, done, how.chat)))
+    left: list[tuple[Fact, Mode]] = [(facts[i], modes[i]) for i in sorted(known)]
+    notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f, _ in left)
     for note in (*notes, *contradictions(done.origins)):
         logger.warning(note)
     if not known:
         return done
-    records = tuple(FactRecord(fact=f, mode=mode_of(f, made), text=f.text, stopped="known already") for f in known)
+    records = tuple(FactRecord(fact=f, mode=mode, text=f.text, stopped="known already") for f, mode in left)
     return replace(done, origins=(*done.origins, Origin(method="none", settings={}, facts=records, notes=notes)))
 
 
@@ -84,12 +100,14 @@ def _facts(given: object) -> list[Fact]:
 
 def _missed(lm: "LM", done: Edit, chat: bool) -> tuple[str, ...]:
     """Return a sentence for every fact whose target the edited model does not say."""
+    written = [record.fact for record in done.records if record.mode != "erase"]
     with done.applied(lm):
-        return tuple(
-            f"The edited model does not say {r.fact.target!r} after {r.fact.text!r}: try another layer, or more steps."
-            for r in done.records
-            if r.mode != "erase" and not already_says(lm, r.fact, r.mode, chat=chat)
-        )
+        there = says(lm, written, chat=chat)
+    return tuple(
+        f"The edited model does not say {fact.target!r} after {fact.text!r}: try another layer, or more steps."
+        for fact, said in zip(written, there, strict=True)
+        if not said
+    )
 
 
 def _noted(done: Edit, notes: tuple[str, ...]) -> Edit:

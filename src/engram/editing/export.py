@@ -12,33 +12,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engram.editing.applying import Overwritten, parameter
-from engram.editing.edit import Edit
-from engram.editing.updates import LowRank, Update
+from engram.editing.changes import LowRank, WeightChange
 from engram.errors import EditError, SettingError, did_you_mean, first_line
 from engram.models.loading import MINI
 
 if TYPE_CHECKING:
+    from engram.editing.edit import Edit
     from engram.models import LM
 
-KINDS = ("hf", "peft")
 NEGLIGIBLE = 1e-7
 """Singular values below this share of the largest are left out when a dense change becomes an adapter."""
 
 
-def export(edit: Edit, kind: str, folder: Path, lm: "LM | None") -> Path:
+def export(edit: "Edit", kind: str, folder: Path, lm: "LM | None") -> Path:
     """See `Edit.export`."""
-    if kind not in KINDS:
-        raise SettingError(f"There is no export {kind!r}. {did_you_mean(kind, KINDS)}")
-    if not edit.updates:
+    if kind not in EXPORTS:
+        raise SettingError(f"There is no export {kind!r}. {did_you_mean(kind, EXPORTS)}")
+    if not edit:
         raise EditError("This edit changes nothing, so there is nothing to export.")
     if lm is not None:
         edit.require_fit(lm)
-    if kind == "peft":
-        return _new_folder(folder, lambda where: _peft(edit, where))
-    if lm is None:
-        raise EditError("Exporting a whole model needs the model: edit.export('hf', folder, lm).")
-    model = lm
-    return _new_folder(folder, lambda where: _hf(edit, where, model))
+    for change in edit.changes:
+        change.refuse_weights(f"exporting {kind!r}")
+    return EXPORTS[kind](edit, folder, lm)
 
 
 def _new_folder(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -62,7 +58,17 @@ def _new_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _peft(edit: Edit, folder: Path) -> None:
+def _to_peft(edit: "Edit", folder: Path, _: "LM | None") -> Path:
+    return _new_folder(folder, lambda where: _peft(edit, where))
+
+
+def _to_hf(edit: "Edit", folder: Path, lm: "LM | None") -> Path:
+    if lm is None:
+        raise EditError("Exporting a whole model needs the model: edit.export('hf', folder, lm).")
+    return _new_folder(folder, lambda where: _hf(edit, where, lm))
+
+
+def _peft(edit: "Edit", folder: Path) -> None:
     """Write a LoRA adapter whose scaling is 1: lora_B @ lora_A is the change."""
     modules = dict.fromkeys(name.rpartition(".")[0] for name in edit.updates)
     biases = any(name.endswith(".bias") for name in edit.updates)
@@ -87,7 +93,7 @@ def _peft(edit: Edit, folder: Path) -> None:
         "rank_pattern": ranks,
         "alpha_pattern": ranks,
         "target_modules": list(modules),
-        "fan_in_fan_out": edit.transposed,
+        "fan_in_fan_out": any(change.transposed for change in edit.updates.values()),  # peft looks at each module
         "lora_bias": biases,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -103,25 +109,30 @@ def _base(name: str) -> str:
     return str(folder.resolve()) if (folder / "config.json").is_file() else name
 
 
-def _factors(edit: Edit, module: str) -> tuple[Tensor, Tensor]:
+def _factors(edit: "Edit", module: str) -> tuple[Tensor, Tensor]:
     """Return what a LoRA calls A [rank in] and B [out rank]."""
     update = edit.updates.get(f"{module}.weight")
     if update is None:
         raise EditError(f"A LoRA cannot change the bias of {module!r} without its weight; export 'hf' instead.")
     low = update if isinstance(update, LowRank) else _low_rank(update)
-    enter, leave = (low.left, low.right) if edit.transposed else (low.right, low.left)
+    enter, leave = low.factors
     return enter.T.float(), leave.float()
 
 
-def _low_rank(update: Update) -> LowRank:
+def _low_rank(update: WeightChange) -> LowRank:
     """Factorise a dense change exactly, up to rounding."""
     left, sizes, right = torch.linalg.svd(update.dense().double(), full_matrices=False)
     rank = max(1, int((sizes > NEGLIGIBLE * sizes[0]).sum()))
     root = sizes[:rank].sqrt()
-    return LowRank((left[:, :rank] * root).float(), (right[:rank].T * root).float())
+    return LowRank(
+        (left[:, :rank] * root).float(),
+        (right[:rank].T * root).float(),
+        parameter=update.parameter,
+        transposed=update.transposed,
+    )
 
 
-def _hf(edit: Edit, folder: Path, lm: "LM") -> None:
+def _hf(edit: "Edit", folder: Path, lm: "LM") -> None:
     """Write the edited model; the one in memory is not touched."""
     state: dict[str, Tensor] = dict(lm.model.state_dict())
     for name, update in edit.updates.items():
@@ -144,3 +155,7 @@ def write_model(lm: "LM", folder: Path, state: Mapping[str, Tensor] | None = Non
         lm.tokenizer.save_pretrained(folder)
     except (ValueError, NotImplementedError) as error:  # a quantised model that transformers does not write
         raise EditError(f"{lm.name} cannot be written as a model folder: {first_line(error)}") from error
+
+
+EXPORTS: Mapping[str, Callable[["Edit", Path, "LM | None"], Path]] = {"hf": _to_hf, "peft": _to_peft}
+"""What an edit of weights can be written as for other libraries."""

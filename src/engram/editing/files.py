@@ -11,21 +11,24 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from engram.editing.edit import Edit, FactRecord, Mode, Origin
-from engram.editing.updates import Dense, LowRank, Update
+from engram.editing.changes import KINDS, Change
+from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import EditError, EngramError
 from engram.facts import Fact
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from engram.editing.edit import Edit
+
+FORMAT = 2
+"""Lists changes of any kind. Format 1 had changes of weights by name, and one orientation for all; it is read, too."""
 JSON, TENSORS = "edit.json", "edit.safetensors"
 
 
@@ -61,38 +64,56 @@ class _Origin(_Strict):
     notes: tuple[str, ...]
 
 
+class _Change(_Strict):
+    kind: str
+    where: str
+    plain: dict[str, Any]
+    tensors: tuple[str, ...]
+
+
+class _Head(_Strict):
+    format: int = Field(ge=1)
+    version: str
+    model: str
+    fingerprint: str
+    tensors_sha256: str
+    origins: tuple[_Origin, ...]
+
+
+class _Document(_Head):
+    changes: tuple[_Change, ...]
+
+
 class _Update(_Strict):
     kind: str
     shape: tuple[int, ...]
 
 
-class _Document(_Strict):
-    format: int = Field(ge=1)
-    version: str
-    model: str
-    fingerprint: str
+class _First(_Head):
     transposed: bool
-    tensors_sha256: str
     updates: dict[str, _Update]
-    origins: tuple[_Origin, ...]
 
 
-def save(edit: Edit, folder: Path) -> Path:
+def save(edit: "Edit", folder: Path) -> Path:
     """See `Edit.save`."""
-    tensors = {
-        f"{name}:{part}": tensor.detach().cpu().contiguous()
-        for name, update in edit.updates.items()
-        for part, tensor in update.tensors().items()
-    }
-    data = save_tensors(tensors)
+    parts = [change.parts() for change in edit.changes]
+    data = save_tensors(
+        {
+            _key(i, name): array.detach().cpu().contiguous()
+            for i, (arrays, _) in enumerate(parts)
+            for name, array in arrays.items()
+        }
+    )
     document = _Document(
         format=FORMAT,
         version=edit.version,
         model=edit.model,
         fingerprint=edit.fingerprint,
-        transposed=edit.transposed,
         tensors_sha256=hashlib.sha256(data).hexdigest(),
-        updates={n: _Update(kind=type(u).__name__, shape=tuple(u.shape)) for n, u in edit.updates.items()},
+        changes=tuple(
+            _Change(kind=change.kind, where=change.where, plain=dict(plain), tensors=tuple(arrays))
+            for change, (arrays, plain) in zip(edit.changes, parts, strict=True)
+        ),
         origins=tuple(_Origin.model_validate(asdict(origin)) for origin in edit.origins),
     )
     text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False)
@@ -141,21 +162,20 @@ def load(folder: Path) -> dict[str, Any]:
         )
     try:
         tensors = load_tensors(data)
-        updates = {name: _update(name, entry, tensors) for name, entry in document.updates.items()}
+        changes = _changes(document, tensors) if isinstance(document, _Document) else _first(document, tensors)
         origins = tuple(_origin(origin) for origin in document.origins)
     except (SafetensorError, KeyError, ValueError, RuntimeError, EngramError) as error:
         raise EditError(f"The edit in {str(folder)!r} is damaged: {error}") from error
     return {
-        "updates": updates,
+        "changes": changes,
         "origins": origins,
         "model": document.model,
         "fingerprint": document.fingerprint,
-        "transposed": document.transposed,
         "version": document.version,
     }
 
 
-def _document(folder: Path) -> _Document:
+def _document(folder: Path) -> _Document | _First:
     path = folder / JSON
     if not path.is_file():
         raise EditError(
@@ -171,35 +191,44 @@ def _document(folder: Path) -> _Document:
             f"{FORMAT}; made by {str(raw.get('version'))!r}). Update Engram to read it."
         )
     try:
-        return _Document.model_validate(raw)
+        first = isinstance(raw, dict) and raw.get("format") == 1
+        return (_First if first else _Document).model_validate(raw)
     except (ValidationError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise EditError(f"{str(path)!r} is no edit: {where}: {first['msg']}.") from error
 
 
-def _update(name: str, entry: _Update, tensors: dict[str, Tensor]) -> Update:
-    match entry.kind:
-        case "LowRank":
-            update: Update = LowRank(_tensor(tensors, f"{name}:left", 2), _tensor(tensors, f"{name}:right", 2))
-        case "Dense":
-            update = Dense(_tensor(tensors, f"{name}:delta", None))
-        case _:
-            raise EditError(f"{name!r} has an update of unknown kind {entry.kind!r}.")
-    if update.shape != entry.shape:
-        raise EditError(f"the update of {name!r} has shape {update.shape}, {JSON} says {entry.shape}.")
-    return update
+def _key(index: int, name: str) -> str:
+    return f"{index}.{name}"
 
 
-def _tensor(tensors: dict[str, Tensor], key: str, ndim: int | None) -> Tensor:
-    if key not in tensors:
-        raise EditError(f"{key!r} is missing from {TENSORS}.")
-    tensor = tensors[key]
-    if not tensor.is_floating_point() or (ndim is not None and tensor.ndim != ndim):
-        raise EditError(f"{key!r} has dtype {tensor.dtype} and {tensor.ndim} dimensions, which no update has.")
-    if not torch.isfinite(tensor).all():
-        raise EditError(f"{key!r} contains NaN or infinity.")
-    return tensor
+def _changes(document: _Document, tensors: dict[str, Tensor]) -> tuple[Change, ...]:
+    return tuple(
+        _change(entry.kind, entry.where, {name: _key(i, name) for name in entry.tensors}, entry.plain, tensors)
+        for i, entry in enumerate(document.changes)
+    )
+
+
+def _first(document: _First, tensors: dict[str, Tensor]) -> tuple[Change, ...]:
+    """Read format 1, whose one orientation was that of the projections; no unembedding is stored as [in, out]."""
+    parts = {"LowRank": ("low-rank", ("left", "right")), "Dense": ("dense", ("delta",))}
+    found: list[Change] = []
+    for where, entry in document.updates.items():
+        kind, names = parts.get(entry.kind, (entry.kind, ()))
+        turned = document.transposed and not where.startswith("lm_head.")
+        plain = {"shape": list(entry.shape), "transposed": turned}
+        found.append(_change(kind, where, {name: f"{where}:{name}" for name in names}, plain, tensors))
+    return tuple(found)
+
+
+def _change(kind: str, where: str, keys: dict[str, str], plain: dict[str, Any], tensors: dict[str, Tensor]) -> Change:
+    if kind not in KINDS:
+        raise EditError(f"{where!r} has a change of unknown kind {kind!r}; known are {', '.join(sorted(KINDS))}.")
+    for key in keys.values():
+        if key not in tensors:
+            raise EditError(f"{key!r} is missing from {TENSORS}.")
+    return KINDS[kind].of(where, {name: tensors[key] for name, key in keys.items()}, plain)
 
 
 def _origin(origin: _Origin) -> Origin:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from engram.editing.applying import projection
+from engram.editing.changes.weight import projection
 from engram.editing.edit import Edit
 from engram.editing.thresholds import Thresholds
 from engram.errors import SettingError

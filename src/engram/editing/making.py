@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from engram.editing.contexts import sample_contexts
 from engram.editing.neighbors import Surroundings, relation_of, surroundings
+from engram.editing.parts.contexts import sample_contexts
 from engram.facts import Case, Fact
 from engram.models.chat import Wrap
 from engram.models.continuations import continuation_ids

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from engram.showing import html_notes, html_table, short
 
 if TYPE_CHECKING:
-    from engram.editing.edit import Edit, FactRecord, Origin
+    from engram.editing.edit import Edit
+    from engram.editing.records import FactRecord, Origin
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ _LISTED, _PROMPT = 5, 80
 
 def edit_lines(edit: "Edit") -> Iterator[str]:
     """Yield an edit's size, its first facts, and its remarks."""
-    size = f"{len(edit.facts)} fact(s), {len(edit.updates)} parameter(s)"
+    size = f"{len(edit.facts)} fact(s), {len(edit.changes)} {_places(edit)}"
     yield f"Edit({size} of {edit.model!r}, norm {edit.norm():.4g})"
     yield from (f"  {_wish(record)}" for record in edit.records[:_LISTED])
     if len(edit.records) > _LISTED:
@@ -43,10 +44,7 @@ def described(edit: "Edit") -> str:
         lines.append(f"  {origin.method}{f' ({preset})' if preset else ''}{times}")
         lines.extend(f"    {_sentence(record)}" for record in origin.facts)
     lines.extend(f"  note: {note}" for note in edit.notes)
-    lines.extend(
-        f"  {name}: {type(update).__name__}, rank {update.rank}, norm {update.norm():.4g}"
-        for name, update in edit.updates.items()
-    )
+    lines.extend(f"  {change.where or 'the prompt'}: {change.text()}" for change in edit.changes)
     return "\n".join(lines)
 
 
@@ -81,6 +79,10 @@ def remark_on(edit: "Edit", others: "Iterable[Edit]", said: set[str] | None = No
             logger.warning(remark)
             if said is not None:
                 said.add(remark)
+
+
+def _places(edit: "Edit") -> str:
+    return "change(s)" if edit.gates else "parameter(s)"
 
 
 def _target(record: "FactRecord") -> str:

@@ -3,21 +3,19 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from engram.editing import METHODS, ROME, Edit, Method, method_named
-from engram.editing.contexts import sample_contexts
-from engram.editing.layers import rome_layer
+from engram.editing import METHODS, Edit, Method, method_named
 from engram.editing.methods import Separate, Settled, require_method
-from engram.editing.rome import PRESETS
-from engram.editing.statistics import statistics_for
+from engram.editing.parts.editor import Editor
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
 from engram.progress import Progress
+from engram.settings import settings
 from engram.stats import KeyStatistics
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class Unedited:
         return Edit.of(lm, {}, ())
 
 
-def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
+def method_of(method: str | Method, given: Mapping[str, Any]) -> Method:
     """Return a method by name ("none" among them) or as given.
 
     Raises:
@@ -46,21 +44,21 @@ def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
     """
     if isinstance(method, str):
         if method == NONE:
-            if settings:
-                raise SettingError(f"The method 'none' has no settings; {', '.join(settings)} was given.")
+            if given:
+                raise SettingError(f"The method 'none' has no settings; {', '.join(given)} was given.")
             return Unedited()
         if method not in METHODS:
             raise SettingError(f"There is no method {method!r}. {did_you_mean(method, [NONE, *METHODS])}")
-        return method_named(method, **settings)
+        return method_named(method, **given)
     require_method(method)
-    if settings:
-        raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
+    if given:
+        raise SettingError(f"Settings {sorted(given)} go into the method itself: {type(method).__name__}(...).")
     return method
 
 
 def in_chat(method: Method) -> Method:
     """Return the method as it works within the chat template, where it has such a setting (`chat`)."""
-    if not is_dataclass(method) or all(field.name != "chat" for field in fields(method)):
+    if not is_dataclass(method) or isinstance(method, type) or "chat" not in settings(type(method)):
         return method
     changed: Any = replace(method, chat=True)
     return changed
@@ -70,11 +68,10 @@ def described(method: Method) -> dict[str, Any]:
     """Return a method's name and settings as plain values, for a run's settings."""
     if isinstance(method, Unedited):
         return {"name": NONE}
-    names = {kind: name for name, kind in METHODS.items()}
-    name = names.get(type(method), type(method).__name__)
-    if not is_dataclass(method):
+    name = (method.name if isinstance(method, Editor) else "") or type(method).__name__
+    if not is_dataclass(method) or isinstance(method, type):
         return {"name": name, "settings": repr(method)}
-    return {"name": name, **{f.name: _plain(getattr(method, f.name)) for f in fields(method)}}
+    return {"name": name, **{key: _plain(getattr(method, key)) for key in settings(type(method))}}
 
 
 def counted(
@@ -84,7 +81,7 @@ def counted(
 
     Args:
         lm: the model.
-        method: any method; only ROME needs statistics.
+        method: any method; some need no statistics.
         before: the method as an interrupted run's settings describe it: the same count is then taken, even where the
             cache has come to have a larger one.
         progress: told about tokens counted.
@@ -92,49 +89,25 @@ def counted(
     Raises:
         SettingError: there is no text to count, and nothing in the cache.
     """
-    if not isinstance(method, ROME):
+    if not isinstance(method, Editor):
         return method
-    layer = rome_layer(lm, method.layer)[0]
-    asked = replace(method, tokens=method.tokens or _tokens_of(before or {}, layer))
-    return _with_statistics(lm, asked, [layer], progress)
+    return method.counted(lm, tokens=_tokens_of(before or {}), progress=progress)
 
 
-def _with_statistics(lm: "LM", method: ROME, layers: Sequence[int], progress: Progress | None) -> ROME:
-    """Return ROME with the key statistics of some layers, counted in one pass where they are not known."""
-    found = statistics_for(
-        lm, layers, method.covariance, method.corpus, tokens=method.tokens, seed=method.seed, progress=progress
-    )
-    return replace(method, covariance=found, corpus=None, tokens=None)
-
-
-def _tokens_of(method: Mapping[str, Any], layer: int) -> int | None:
-    """Return how many tokens a run's settings name, if they do."""
+def _tokens_of(method: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a run's settings name, if they do: those of the layer with the fewest."""
     covariance = method.get("covariance")
     tokens = covariance.get("tokens") if isinstance(covariance, Mapping) else None
-    found = tokens.get(str(layer)) if isinstance(tokens, Mapping) else None
-    return found if isinstance(found, int) and found > 0 else None
+    found = [count for count in tokens.values() if isinstance(count, int)] if isinstance(tokens, Mapping) else []
+    return min(found, default=0) or None
 
 
 def prepared(lm: "LM", method: Method, *, progress: Progress | None = None) -> Method:
-    """Return the method with all that no fact changes already found: ROME's contexts and key statistics.
+    """Return the method with all that no fact changes already found, such as contexts and key statistics.
 
     Every worker then uses the same ones, and no edit pays for them.
     """
-    if not isinstance(method, ROME):
-        return method
-    made, _ = method.settled(lm)
-    ready = _with_statistics(lm, made, [rome_layer(lm, made.layer)[0]], progress)
-    return replace(ready, contexts=_contexts(lm, made))
-
-
-def shared_by_layers(lm: "LM", method: ROME, layers: Sequence[int], *, progress: Progress | None = None) -> ROME:
-    """Return ROME with contexts, and with the key statistics of many layers from one pass where none are given."""
-    return replace(_with_statistics(lm, method, layers, progress), contexts=_contexts(lm, method))
-
-
-def _contexts(lm: "LM", method: ROME) -> tuple[str, ...]:
-    rule = PRESETS[method.preset]
-    return tuple(method.contexts or sample_contexts(lm, rule.lengths, seed=method.seed, bare=rule.bare))
+    return method.prepared(lm, progress=progress) if isinstance(method, Editor) else method
 
 
 def settled(lm: "LM", method: Method) -> tuple[Method, tuple[str, ...]]:

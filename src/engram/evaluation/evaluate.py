@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,8 @@ from engram.datasets import Dataset
 from engram.datasets import load as load_data
 from engram.datasets.dataset import groups
 from engram.editing import METHODS, Method
+from engram.editing.methods import method_kind
+from engram.editing.parts.editor import Editor
 from engram.editing.tuned import tuned
 from engram.errors import DataError, SettingError, did_you_mean
 from engram.evaluation.editors import Unedited, counted, in_chat, method_of, prepared, settled
@@ -33,6 +35,7 @@ from engram.given import require_each, require_lm
 from engram.models.chat import wrap_for
 from engram.progress import AnyProgress, Doing, Progress, named, progress_for
 from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
+from engram.settings import settings as settings_of_kind
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -108,7 +111,7 @@ def evaluate(
 
 def _asked_alike(lm: "LM", how: Scoring, method: Method, *, chat: bool) -> tuple[Scoring, Method]:
     """Ask and edit within the chat template, or neither; a model without one is refused before anything runs."""
-    if not (chat or how.chat or getattr(method, "chat", False)):
+    if not (chat or how.chat or (isinstance(method, Editor) and method.chat)):
         return how, method
     wrap_for(lm, chat=True)
     return replace(how, chat=True), in_chat(method)
@@ -261,7 +264,7 @@ def dataset_of(data: Data) -> Dataset:
 
 
 def _seeded(method: str | Method, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    takes = isinstance(method, str) and method in METHODS and any(f.name == "seed" for f in fields(METHODS[method]))
+    takes = isinstance(method, str) and method in METHODS and "seed" in settings_of_kind(method_kind(method))
     return {"seed": seed, **settings} if takes else settings
 
 

@@ -76,7 +76,7 @@ def rows_under(lm: "LM", edits: Sequence[Edit | None]) -> Generator[None]:
 @contextmanager
 def all_under(lm: "LM", edit: Edit | None) -> Generator[None]:
     """Let all rows behave as under one edit."""
-    if edit is None or not edit.updates:
+    if not edit:
         yield
         return
     with edit.applied(lm):

@@ -3,15 +3,15 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram.editing import METHODS, ROME
-from engram.editing.prompts import TOKENS
-from engram.editing.statistics import statistics_for
+from engram.editing.methods import method_kind
+from engram.editing.parts.prompts import TOKENS
+from engram.editing.parts.value_editor import ValueEditor
 from engram.errors import SettingError, did_you_mean
 from engram.evaluation import tables
 from engram.evaluation.editors import method_of
@@ -21,6 +21,7 @@ from engram.evaluation.verdicts import COLUMNS
 from engram.given import require_each, require_lm
 from engram.locate import AverageTrace
 from engram.progress import Doing, Progress, named, progress_for
+from engram.settings import settings as settings_of
 from engram.showing import Shown, frame
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ def sweep(
     chosen = list(range(lm.n_layers)) if layers is None else sorted(set(require_each(layers, int, "layers")))
     places = list(_places(lm, methods, chosen, tokens))
     extra = {name: dict((settings or {}).get(name, {})) for name in methods}
-    if "rome" in methods:
-        _count_keys_once(lm, chosen, extra["rome"], tell)
+    for name in methods:
+        _count_keys_once(lm, chosen, name, extra[name], tell)
     runs: dict[Place, Run] = {}
     notes: dict[str, None] = {}
     for done, place in enumerate(places):
@@ -234,9 +235,7 @@ def _places(lm: "LM", methods: Sequence[str], layers: Sequence[int], tokens: Seq
             raise SettingError(f"There is no token {token!r}. {did_you_mean(token, TOKENS)}")
     places: list[Place] = []
     for method in methods:
-        if method not in METHODS:
-            raise SettingError(f"There is no method {method!r}. {did_you_mean(method, METHODS)}")
-        named = {field.name for field in fields(METHODS[method])}
+        named = settings_of(method_kind(method))
         if "layer" not in named:
             raise SettingError(f"{method!r} has no setting 'layer', so there is nothing to sweep over.")
         for token in tokens if "token" in named else ("",):
@@ -244,11 +243,15 @@ def _places(lm: "LM", methods: Sequence[str], layers: Sequence[int], tokens: Seq
     return places
 
 
-def _count_keys_once(lm: "LM", layers: Sequence[int], settings: dict[str, Any], progress: Progress) -> None:
-    """Count the keys of all layers in one pass instead of one pass per layer."""
-    given = settings.get("covariance")
-    corpus, tokens, seed = settings.get("corpus"), settings.get("tokens"), settings.get("seed", ROME.seed)
-    settings["covariance"] = statistics_for(lm, layers, given, corpus, tokens=tokens, seed=seed, progress=progress)
+def _count_keys_once(
+    lm: "LM", layers: Sequence[int], method: str, settings: dict[str, Any], progress: Progress
+) -> None:
+    """Count the keys of all layers in one pass instead of one pass per layer, where a method needs them."""
+    made = method_of(method, settings)
+    if isinstance(made, ValueEditor):
+        settings["covariance"] = made.counted(lm, layers=layers, progress=progress).covariance
+        settings.pop("corpus", None)
+        settings.pop("tokens", None)
 
 
 def advise(swept: Sweep, trace: AverageTrace | None = None, *, method: str = "rome") -> Advice:

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from engram.datasets.dataset import groups
-from engram.editing import ROME, Method
+from engram.editing import Method
+from engram.editing.parts.editor import Editor
 from engram.editing.tuned import Tried
-from engram.evaluation.editors import Unedited, shared_by_layers, with_numbers
+from engram.evaluation.editors import Unedited, with_numbers
 from engram.evaluation.halving import Candidate
 from engram.evaluation.measuring import Scoring
 from engram.evaluation.metrics import jackknife, relative_score
@@ -85,8 +86,8 @@ class Trials:
             return
         self._ready = True
         self._do(_UNEDITED, Unedited(), self.cases)
-        if isinstance(self.method, ROME):
-            self.method = shared_by_layers(self.lm, self.method, self.layers, progress=self.report)
+        if isinstance(self.method, Editor):
+            self.method = self.method.prepared(self.lm, layers=self.layers, progress=self.report)
 
     def _do(self, name: str, method: Method, cases: Sequence[Case]) -> None:
         missing = [case for case in cases if _id(name, case) not in self.store]

@@ -1,7 +1,7 @@
 """`tune`: the one or two numbers that decide what a method does to a model, found by editing and scoring records.
 
-What is tuned, and over which values, says `engram.editing.layers.TUNABLE`; which candidate is done on how many records,
-`engram.evaluation.halving`. Each edit's result is a line in a run folder, so that a search that was killed goes on.
+What is tuned, and over which values, says `engram.editing.parts.published.TUNABLE`; which candidate is done on how many
+records, `engram.evaluation.halving`. Each edit's result is a line in a run folder: a search that was killed goes on.
 """
 
 import hashlib
@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from engram._version import __version__
 from engram.datasets import Dataset, known
 from engram.datasets import load as load_data
-from engram.editing import ROME, Method
-from engram.editing.layers import TUNABLE, Tunable, chosen, untuned
+from engram.editing import Method
+from engram.editing.methods import method_kind
+from engram.editing.parts.editor import Editor
+from engram.editing.parts.published import TUNABLE, Tunable, chosen, untuned
+from engram.editing.parts.value_editor import ValueEditor
 from engram.editing.tuned import Tuned, keep_tuned, tuned_file
 from engram.errors import DataError, SettingError, did_you_mean
 from engram.evaluation.editors import method_of
@@ -30,6 +33,7 @@ from engram.evaluation.trials import Trials, named
 from engram.facts import Case
 from engram.progress import AnyProgress, progress_for
 from engram.runs import RunStore
+from engram.settings import settings as settings_of_kind
 from engram.stats import KeyStatistics
 
 if TYPE_CHECKING:
@@ -81,7 +85,7 @@ def tune(
     made, values, usual = _request(lm, method, seed, settings)
     dataset = _data_for(lm, records, seed) if data is None else dataset_of(data)
     cases = _usable(dataset, records)
-    scoring = replace(LIKELIHOODS, chat=bool(getattr(made, "chat", False)))
+    scoring = replace(LIKELIHOODS, chat=isinstance(made, Editor) and made.chat)
     wanted = settings_of(lm, dataset, made, scoring, "tuning", records=len(cases))
     place = Path(out) if out is not None else _in_cache(lm, method, wanted)
     with RunStore(place, wanted, circumstances=circumstances()) as store:
@@ -113,7 +117,7 @@ def _request(lm: "LM", method: str, seed: int, settings: Mapping[str, Any]) -> t
     for layer in values.together["layer"]:
         chosen(lm, method, layer=layer)  # refuses one that the model does not have
     fixed = {name: value for name, value in settings.items() if name not in usual}
-    made = method_of(method, {**fixed, **({"seed": seed} if method == "rome" else {})})
+    made = method_of(method, {**fixed, **({"seed": seed} if "seed" in settings_of_kind(method_kind(method)) else {})})
     return made, _with_statistics(values, made), usual
 
 
@@ -135,7 +139,7 @@ def _listed(value: Any) -> tuple[int | float, ...]:
 
 def _with_statistics(values: Tunable, method: Method) -> Tunable:
     """Try only layers that have key statistics, where these were given."""
-    given = method.covariance if isinstance(method, ROME) else None
+    given = method.covariance if isinstance(method, ValueEditor) else None
     counted = KeyStatistics.load(given) if isinstance(given, str | Path) else given
     known_layers = counted.layers if isinstance(counted, KeyStatistics) else counted
     if not isinstance(known_layers, Mapping):

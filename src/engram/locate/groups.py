@@ -1,4 +1,4 @@
-"""The six groups of tokens over which effects are averaged (PROTOCOL §2.4)."""
+"""The six groups of tokens over which effects are averaged (ROME paper, section 2.2)."""
 
 GROUPS = (
     "first subject token",

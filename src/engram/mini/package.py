@@ -17,8 +17,10 @@ EDITING = {
     "engram_ft_l_layer": 0,
     "engram_ft_l_lr": 5e-3,
     "engram_ft_l_bound": 1e-2,
+    "engram_memit_layers": [3, 4, 5],
+    "engram_memit_weight": 76.8,
 }
-"""Where ROME and fine-tuning edit `mini` unless told otherwise, and how far (docs/mini.md says on which records)."""
+"""Where methods edit `mini` unless told otherwise, and how far; docs/mini.md and docs/memit.md say on which records."""
 
 
 def round_to_half_(model: GPT2LMHeadModel) -> None:

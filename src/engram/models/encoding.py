@@ -40,10 +40,6 @@ class Encoded(Shown):
         """Number of real tokens of each row."""
         return [int(n) for n in self.mask.sum(1)]
 
-    def last(self, row: int) -> int:
-        """Position of the last real token of a row."""
-        return int(self.mask[row].nonzero()[-1])
-
     def span(self, row: int, begin: int, end: int) -> range:
         """Return the positions of the tokens that overlap the characters [begin, end) of a row.
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -60,10 +61,15 @@ class _Stop(Exception):
 
 
 class Recording(Shown, Mapping[Site, Tensor]):
-    """What `record` saw: one detached tensor [batch pos width] per site."""
+    """What `record` saw: one tensor [batch pos width] per site.
 
-    def __init__(self) -> None:
+    Args:
+        grad: whether the tensors are part of the computation, so that gradients flow to them.
+    """
+
+    def __init__(self, *, grad: bool = False) -> None:
         self._tensors: dict[Site, Tensor] = {}
+        self._grad = grad
 
     def __getitem__(self, site: Site) -> Tensor:
         return self._tensors[site]
@@ -78,33 +84,43 @@ class Recording(Shown, Mapping[Site, Tensor]):
         yield f"Recording of {len(self)} site(s)"
         yield from (f"  {site}: {short(tensor)}" for site, tensor in self._tensors.items())
 
-    def store(self, site: Site, tensor: Tensor) -> None:
-        """Keep a copy: some families change activations in place afterwards."""
-        self._tensors[site] = tensor.detach().clone()
+    def store(self, site: Site, tensor: Tensor) -> Tensor:
+        """Keep a copy, for some families change activations in place afterwards; return what the pass goes on with."""
+        if not self._grad:
+            self._tensors[site] = tensor.detach().clone()
+            return tensor
+        kept = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        self._tensors[site] = kept
+        return kept.clone()
 
 
 @contextmanager
-def record(lm: "LM", sites: Iterable[Site], *, stop: bool = False) -> Generator[Recording]:
+def record(lm: "LM", sites: Iterable[Site], *, stop: bool = False, grad: bool = False) -> Generator[Recording]:
     """Record activations during the forward passes of the `with` block; the last pass wins.
 
     Args:
         lm: the model.
         sites: what to record.
         stop: end the forward pass, and with it the `with` block, once every site was seen.
+        grad: keep them in the computation: `torch.autograd.grad(logits[...], seen[site])` is then the gradient of a
+            logit. Where the weights need no gradients, the recorded activations do.
 
     Raises:
+        SettingError: `grad` where PyTorch keeps no gradients (`torch.no_grad`, `torch.inference_mode`).
         LayerNeverRan: the block ended without an exception, but a site was never reached.
     """
     require_lm(lm)
     wanted = require_each(sites, Site, "sites")
-    seen = Recording()
+    if grad and not torch.is_grad_enabled():
+        raise SettingError("record(grad=True) needs gradients; leave torch.no_grad() or torch.inference_mode() out.")
+    seen = Recording(grad=grad)
 
     def listener(site: Site) -> Change:
         def keep(tensor: Tensor) -> Tensor:
-            seen.store(site, tensor)
+            going_on = seen.store(site, tensor)
             if stop and len(seen) == len(wanted):
                 raise _Stop
-            return tensor
+            return going_on
 
         return keep
 
@@ -176,32 +192,38 @@ def on_block_input(lm: "LM", layer: int, change: Change) -> Generator[None]:
 
 
 @contextmanager
-def on_projection(lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor]) -> Generator[None]:
-    """Replace the output of a linear module, knowing what entered it: how an edit acts beside a weight.
+def on_output(
+    lm: "LM", name: str, change: Callable[[Tensor, Tensor], Tensor], *, first: bool = False
+) -> Generator[None]:
+    """Replace what a module gives out, knowing what entered it: how an edit acts beside the model.
 
     Args:
         lm: the model.
-        name: path of the module in the model, such as "transformer.h.17.mlp.c_proj".
+        name: path of the module in the model, such as "transformer.h.17.mlp.c_proj" or "transformer.h.17".
         change: from the input [batch pos in] and the output [batch pos out] to the new output.
+        first: act before all that changes the same output.
     """
     rows: list[int] = []
 
     def on_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows[:] = [(args[0] if args else kwargs["hidden_states"]).shape[0]]
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        inputs: Tensor = args[0]
-        if output.ndim == 3:
-            return change(inputs, output)
-        seen, made = (x.view(rows[0], -1, x.shape[-1]) for x in (inputs, output))
-        return change(seen, made).view_as(output)
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        inputs: Tensor = args[0] if args else next(iter(kwargs.values()))
+        made: Tensor = output[0] if isinstance(output, tuple) else output
+        if made.ndim == 3:
+            new = change(inputs, made)
+        else:  # OPT's MLP works on [batch*pos width]
+            seen, flat = (x.view(rows[0], -1, x.shape[-1]) for x in (inputs, made))
+            new = change(seen, flat).view_as(made)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
 
-    head = f"{lm.layout.blocks}."
+    head, module = f"{lm.layout.blocks}.", lm.model.get_submodule(name)
     with ExitStack() as stack:
-        if name.startswith(head):
+        if name.startswith(head) and name.count(".") > head.count("."):
             block = lm.blocks[int(name.removeprefix(head).partition(".")[0])]
             stack.callback(block.register_forward_pre_hook(on_block, with_kwargs=True).remove)
-        stack.callback(lm.model.get_submodule(name).register_forward_hook(after).remove)
+        stack.callback(module.register_forward_hook(after, with_kwargs=True, prepend=first).remove)
         yield
 
 

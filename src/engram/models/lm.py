@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from engram.models.generation import Generation, generate, next_tokens
 from engram.models.hooks import Site, contiguous_input, fused_activations
 from engram.models.layouts import Layout, find_layout
 from engram.models.linear import features, is_conv1d
+from engram.models.passes import Passes
 from engram.models.scoring import score
 
 _SIZES = {
@@ -57,6 +59,8 @@ class LM:
         self.n_heads = self._size("n_heads")
         self.d_model = self._size("d_model")
         self.overwritten: dict[str, Any] = {}  # by parameter name, what `Edit.apply_` keeps to take edits back
+        self.standing: dict[str, ExitStack] = {}  # by an edit's digest, what `Edit.apply_` let act beside the weights
+        self.passes = Passes(self.model)
         self.acting: list[Any] = []  # the edits that act on it now, beside its weights or in them
         self.remarks: set[str] = set()  # what was said about edits that contradict each other
         checks.validate(self)

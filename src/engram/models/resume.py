@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from engram.errors import SettingError
 from engram.models.hooks import Site, on_block_input, patch, rows_of_last_position, skipping
+from engram.models.passes import Text
 from engram.showing import Shown
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ class Prefix(Shown):
     Args:
         keys: for each layer [batch head pos d_head].
         values: the same.
+        text: what edits chose while these positions were read.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    text: Text | None = None
 
     @property
     def length(self) -> int:
@@ -56,17 +59,19 @@ class Prefix(Shown):
 
     def until(self, position: int) -> "Prefix":
         """Return only the positions before `position` (views, no copy)."""
-        return Prefix(tuple(k[..., :position, :] for k in self.keys), tuple(v[..., :position, :] for v in self.values))
-
-    def rows(self, index: Tensor | slice) -> "Prefix":
-        """Return only some rows."""
-        return Prefix(tuple(k[index] for k in self.keys), tuple(v[index] for v in self.values))
+        keys, values = (tuple(x[..., :position, :] for x in xs) for xs in (self.keys, self.values))
+        return Prefix(keys, values, None if self.text is None else self.text.until(position))
 
     def cache(self) -> DynamicCache:
         """Return a cache for the model's forward that reads this prefix and keeps nothing of what follows."""
-        cache: Any = DynamicCache()
+        cache: Any = _PrefixCache()
+        cache.text = self.text
         cache.layers = [_PrefixLayer(k, v) for k, v in zip(self.keys, self.values, strict=True)]
         return cache
+
+
+class _PrefixCache(DynamicCache):
+    text: Text | None = None
 
 
 class _PrefixLayer(DynamicLayer):
@@ -123,7 +128,8 @@ def prefill(
     """
     cache: Any = DynamicCache()  # without a config every layer keeps all positions, sliding windows included
     logits = lm.forward(ids, mask=mask, cache=cache, keep=keep)
-    prefix = Prefix(*zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True))
+    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
+    prefix = Prefix(keys, values, lm.passes.text_of(cache))
     return Prefilled(logits, prefix, torch.ones_like(ids) if mask is None else mask)
 
 

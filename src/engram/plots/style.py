@@ -54,10 +54,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def color_map(kind: str, *, dark: bool = False) -> Colormap:
-    """Return a site's colour map; on a dark page low values are dark, and high ones bright."""
+    """Return a site's colour map, else that of states; on a dark page low values are dark, and high ones bright."""
     if dark:
-        return LinearSegmentedColormap.from_list(f"{kind} on dark", DARK_MAPS[kind])
-    return colormaps[MAPS[kind]]
+        return LinearSegmentedColormap.from_list(f"{kind} on dark", DARK_MAPS.get(kind, DARK_MAPS["state"]))
+    return colormaps[MAPS.get(kind, MAPS["state"])]
 
 
 def finish(figure: Figure, path: str | Path | None = None, *, dark: bool = False, transparent: bool = False) -> Figure:

@@ -142,7 +142,7 @@ class Editing:
             ledger.require_room(limits)
             with self.stops.heard(visitor) as look:
                 made = self.bench.make(wish, progress=told(bar, look))
-            if not made.edit.updates:
+            if not made.edit:
                 return {self.result: "", self.shown: None, self.message: texts.said(" ".join(made.edit.notes))}
             grown = ledger.added(made.edit, source="made here", limits=limits, verdict=made.check.verdict)
             return {

@@ -118,7 +118,7 @@ class Ledger:
 
 def size_of(edit: Edit) -> int:
     """Return the bytes of an edit's numbers."""
-    return sum(t.numel() * t.element_size() for update in edit.updates.values() for t in update.tensors().values())
+    return sum(t.numel() * t.element_size() for change in edit.changes for t in change.parts()[0].values())
 
 
 def _preset(name: object) -> str:

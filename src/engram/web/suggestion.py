@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engram.editing.layers import rome_layer
+from engram.editing.parts.published import rome_layer
 
 if TYPE_CHECKING:
     from engram.locate import CausalTrace

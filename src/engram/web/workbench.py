@@ -6,17 +6,19 @@ the hooks are set until after they are gone; nobody's pass can meet somebody els
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 from engram.editing import METHODS, Edit, applied_rows, edit
 from engram.editing.answers import Question, ask, phrase
 from engram.editing.check import Check, check
+from engram.editing.methods import method_kind
 from engram.errors import FactError, PromptTooLong, SettingError, TokenizerError
 from engram.facts import Fact
 from engram.locate import CausalTrace, trace
 from engram.models.chat import Wrap, wrap_for
 from engram.models.generation import Generation, generate_batch
+from engram.settings import settings
 from engram.web.limits import Limits, bounded
 from engram.web.nextwords import NextWords, next_words
 from engram.web.subjects import Span, guessed
@@ -206,12 +208,11 @@ class Workbench:
 
     def presets(self, method: str) -> tuple[str, ...]:
         """Return the names of a method's presets, its default first."""
-        kind = METHODS.get(method)
-        if kind is None or "preset" not in {field.name for field in fields(kind)}:
+        preset = settings(method_kind(method)).get("preset") if method in METHODS else None
+        if preset is None:
             return ()
-        default = next(str(field.default) for field in fields(kind) if field.name == "preset")
-        names = [str(name) for part in get_args(get_type_hints(kind)["preset"]) for name in get_args(part)]
-        return (default, *(name for name in names if name != default))
+        names = [str(name) for part in get_args(preset.type) for name in get_args(part)]
+        return (str(preset.default), *(name for name in names if name != preset.default))
 
     def make(self, wish: Wish, *, progress: Told | None = None) -> Made:
         """Make an edit and look at it: before and after.
@@ -246,16 +247,16 @@ class Workbench:
         return wrap_for(self.lm, chat=chat)
 
     def _settings(self, wish: Wish) -> dict[str, Any]:
-        known = {field.name for field in fields(METHODS[wish.method])} if wish.method in METHODS else set[str]()
-        settings: dict[str, Any] = {}
+        known = settings(method_kind(wish.method)) if wish.method in METHODS else {}
+        given: dict[str, Any] = {}
         if wish.preset:
-            settings["preset"] = wish.preset
+            given["preset"] = wish.preset
         if wish.layer is not None:
-            settings["layer"] = wish.layer
+            given["layer"] = wish.layer
         if wish.chat and "chat" in known:
-            settings["chat"] = True
-        settings |= {name: value for name, value in self._statistics.items() if value is not None and name in known}
-        return settings
+            given["chat"] = True
+        given |= {name: value for name, value in self._statistics.items() if value is not None and name in known}
+        return given
 
     # Side by side
 
