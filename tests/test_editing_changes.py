@@ -133,6 +133,16 @@ def test_a_gate_decides_on_the_prompt_and_keeps_to_it() -> None:
         handle.remove()
 
 
+def test_a_gate_keeps_to_it_where_the_model_is_run_whole() -> None:
+    lm, whole = own(), own()
+    whole.can_continue = False
+    edit = Edit.of(lm, [choosing(lm), preamble(lm, "Bo plays chess.")])
+    how = Generation(max_new_tokens=5, beyond_end=True)
+    with edit.applied(lm), edit.applied(whole):
+        assert generate_batch(lm, PROMPTS, how) == generate_batch(whole, PROMPTS, how)
+        assert close(lm, score(lm, PROMPTS), score(whole, PROMPTS))
+
+
 def test_beams_are_as_they_would_be_without_a_cache() -> None:
     lm = tiny("gpt2")
     encoded = lm.encode(PROMPTS, padding_side="left")

@@ -191,8 +191,8 @@ def test_a_layout_that_does_not_fit_is_refused() -> None:
 
 def test_a_config_without_sizes_is_refused_by_name() -> None:
     model = tiny_model("gpt2")
-    model.config = SimpleNamespace(model_type="gpt2", n_embd=32, n_layer=4)
-    with pytest.raises(UnsupportedModel, match="n_heads"):
+    model.config = SimpleNamespace(model_type="gpt2", n_head=4, n_layer=4)
+    with pytest.raises(UnsupportedModel, match="d_model"):
         LM(model, golden_tokenizer())
 
 

@@ -30,6 +30,7 @@ from engram.locate import Noise, Swap, compare_severed, locate, trace, trace_man
 from engram.models import Site, record
 from engram.models.passes import Pass, Text
 from engram.models.resume import prefill
+from engram.models.runs import read
 from engram.models.scoring import score_tokens
 from engram.showing import Shown, columns_of, html_table, short
 from engram.stats import KeyStatistics
@@ -120,7 +121,14 @@ def examples() -> list[Any]:
             *passing(),
         ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),
-        *(seen, first, first.prefix, lm.encode(HOSTILE[:80]), score_tokens(lm, ["Ann lives in"], [["Rome", "Oslo"]])),
+        *(
+            seen,
+            first,
+            first.prefix,
+            read(lm, ids),
+            lm.encode(HOSTILE[:80]),
+            score_tokens(lm, ["Ann lives in"], [["Rome", "Oslo"]]),
+        ),
         Case(id="1", fact=HOSTILE_FACT, paraphrases=(HOSTILE,) * 30, kept=(HOSTILE_FACT,) * 9),
         CaseScores(rewrite=torch.zeros(9, 2).numpy(), texts=[HOSTILE] * 30),
         *(engram.datasets.mini(limit=5), engram.datasets.mini(sample=3).selection),

@@ -6,6 +6,7 @@ from engram.models.layouts import LAYOUTS, Layout
 from engram.models.lm import LM
 from engram.models.loading import load
 from engram.models.resume import Prefix, prefill, resume
+from engram.models.runs import Reading, go_on, read
 
 __all__ = [
     "LAYOUTS",
@@ -13,11 +14,14 @@ __all__ = [
     "Encoded",
     "Layout",
     "Prefix",
+    "Reading",
     "Recording",
     "Site",
+    "go_on",
     "load",
     "patch",
     "prefill",
+    "read",
     "record",
     "resume",
 ]

@@ -4,11 +4,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from engram.errors import EngramError, UnsupportedModel
+from engram.models.encoding import left_padded
 from engram.models.hooks import Site, patch, record
-from engram.models.resume import prefill, resume
+from engram.models.resume import Prefix, prefill, resume
+from engram.models.runs import decoder
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -17,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # relative; a wrong wiring is off by more than 1e-1
 _ROUNDINGS = 8  # of a state that is added to and read twice
+_MISFITS = (EngramError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 def sample_ids(lm: "LM", length: int = 4) -> Tensor:
@@ -25,8 +29,8 @@ def sample_ids(lm: "LM", length: int = 4) -> Tensor:
     return torch.arange(1, length + 1).mul(step).remainder(lm.vocab_size).unsqueeze(0)
 
 
-def validate(lm: "LM") -> None:
-    """Check a layout by one forward pass over four tokens.
+def validate(lm: "LM") -> Float[Tensor, "1 pos vocab"]:
+    """Check a layout by one forward pass over four tokens; return their logits.
 
     Raises:
         UnsupportedModel: a site is missing, never runs, or has the wrong width.
@@ -35,7 +39,7 @@ def validate(lm: "LM") -> None:
     sites = [Site("embed"), *(Site(kind, middle) for kind in ("attn", "key", "mlp", "state"))]
     try:
         with torch.no_grad(), record(lm, sites) as seen:
-            lm.forward(sample_ids(lm))
+            logits = lm.forward(sample_ids(lm))
     except (EngramError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModel(f"{_layout(lm)} does not fit {type(lm.model).__name__}: {error}") from error
     widths = {"attn": lm.d_model, "key": lm.d_mlp, "mlp": lm.d_model, "state": lm.d_model}
@@ -45,6 +49,43 @@ def validate(lm: "LM") -> None:
                 f"{_layout(lm)} does not fit {type(lm.model).__name__}: the {site} has shape {tuple(tensor.shape)}, "
                 f"expected (1, 4, {widths[site.kind]})."
             )
+    return logits
+
+
+@torch.no_grad()
+def can_continue(lm: "LM", whole: Float[Tensor, "1 pos vocab"]) -> bool:
+    """Say whether what a model keeps of a prompt gives the logits of one whole pass, with padding on the left, too.
+
+    Args:
+        lm: the model.
+        whole: logits of a pass over the four tokens of `sample_ids`.
+    """
+    tokens = sample_ids(lm)[0].tolist()
+    ids, mask = left_padded([tokens[:2], tokens[:1]])
+    rest = torch.tensor([tokens[2:], tokens[1:3]])
+    try:
+        reading = decoder.read(lm, ids, mask, 1)
+        Prefix.of(lm, reading.memory)
+        again = decoder.go_on(lm, reading, rest, torch.ones_like(rest), 0, again=False).logits
+    except _MISFITS as error:
+        logger.info("%s cannot continue from a cache (%s); it is run whole", type(lm.model).__name__, error)
+        return False
+    same = _close(again, torch.cat([whole[:, 2:4], whole[:, 1:3]]), half=lm.dtype != torch.float32)
+    if not same:
+        logger.info("%s does not continue from a cache as it would run whole; it is run whole", type(lm.model).__name__)
+    return same
+
+
+@torch.no_grad()
+def heeds_mask(lm: "LM", whole: Float[Tensor, "1 pos vocab"]) -> bool:
+    """Say whether padding on the left plays no part; arguments as for `can_continue`."""
+    tokens = sample_ids(lm)[0].tolist()
+    ids, mask = left_padded([tokens, tokens[:3]])
+    try:
+        again = lm.forward(ids, mask=mask, keep=2)
+    except _MISFITS:
+        return False
+    return _close(again, torch.cat([whole[:, 2:4], whole[:, 1:3]]), half=lm.dtype != torch.float32)
 
 
 def adds_mlp_to_state(lm: "LM") -> bool:
@@ -90,7 +131,7 @@ def _same_logits(lm: "LM", *, last_only: bool) -> bool:
             rest = seen[state][:, 2:]
             prefix = full.prefix.until(2)
             again = resume(lm, rest, layer=layer, prefix=prefix, last_only=last_only)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except _MISFITS as error:
         logger.info("%s cannot be run from the middle (%s); the plain path is used", type(lm.model).__name__, error)
         return False
     return _close(again, full.logits, half=lm.dtype != torch.float32)

@@ -111,6 +111,13 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch pos"]
     return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
 
 
+def right_padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Pad rows of token ids on the right to one length; return ids and mask (1 at real tokens)."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([list(row) + [0] * (longest - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+
+
 def require_offsets(tokenizer: Any) -> None:
     """Check that a tokenizer is a fast one.
 

@@ -1,4 +1,4 @@
-"""Next tokens and whole texts: batched, with the keys and values of earlier positions kept.
+"""Next tokens and whole texts: batched, what was read before is kept where the model can continue from it.
 
 Sampling draws each row from its own generator, seeded by the seed and the prompt, so a text does not depend on which
 other prompts are in the batch.
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from engram.errors import SettingError
 from engram.given import require, require_texts
+from engram.models.runs import go_on, read
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -91,18 +91,22 @@ def generate_batch(
     lm.require_positions(int((encoded.mask.sum(1) + most).max()), "Prompt and generated text")
     generators = _generators(_names(prompts) if names is None else names, how.seed)
     end = None if how.beyond_end else lm.tokenizer.eos_token_id
-    cache, mask, ids = DynamicCache(), encoded.mask, encoded.ids
     new: list[Tensor] = []
     running = most > 0
-    while running.any():
-        logits = lm.forward(ids, mask=mask, cache=cache, keep=1)[:, -1].float().cpu()
-        lm.require_finite(logits, "The output")
-        chosen = logits.argmax(-1) if how.top_k == 1 else _sample(logits, how.top_k, generators)
-        running = running & (chosen != end) if end is not None else running
-        new.append(torch.where(running, chosen, torch.full_like(chosen, -1)))
-        running = running & (len(new) < most)
-        ids = chosen.unsqueeze(1)
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    if not running.any():
+        return list(prompts)
+    with lm.passes.continued():
+        reading = read(lm, encoded.ids, mask=encoded.mask)
+        while True:
+            logits = reading.logits[:, -1].float().cpu()
+            lm.require_finite(logits, "The output")
+            chosen = logits.argmax(-1) if how.top_k == 1 else _sample(logits, how.top_k, generators)
+            running = running & (chosen != end) if end is not None else running
+            new.append(torch.where(running, chosen, torch.full_like(chosen, -1)))
+            running = running & (len(new) < most)
+            if not running.any():
+                break
+            reading = go_on(lm, reading, chosen.unsqueeze(1), real=running.long().unsqueeze(1), keep=1)
     return [_text(lm, prompt, [int(step[i]) for step in new]) for i, prompt in enumerate(prompts)]
 
 

@@ -56,14 +56,20 @@ class LM:
         self.name = name or str(getattr(self.config, "_name_or_path", "")) or type(model).__name__
         self.layout = layout or find_layout(model)
         self.n_layers = self._size("n_layers")
-        self.n_heads = self._size("n_heads")
+        self.n_heads = self._said("n_heads")
+        """Number of attention heads; 0 where the config names none (Mamba has none)."""
         self.d_model = self._size("d_model")
         self.overwritten: dict[str, Any] = {}  # by parameter name, what `Edit.apply_` keeps to take edits back
         self.standing: dict[str, ExitStack] = {}  # by an edit's digest, what `Edit.apply_` let act beside the weights
         self.passes = Passes(self.model)
         self.acting: list[Any] = []  # the edits that act on it now, beside its weights or in them
         self.remarks: set[str] = set()  # what was said about edits that contradict each other
-        checks.validate(self)
+        self.heeds_mask = True
+        """Whether padding on the left plays no part; found out below, as what follows."""
+        whole = checks.validate(self)
+        self.can_continue = checks.can_continue(self, whole)
+        """Whether keys and values that were kept give what a whole pass gives; the model is run whole otherwise."""
+        self.heeds_mask = self.can_continue or checks.heeds_mask(self, whole)
 
     def __repr__(self) -> str:
         return (
@@ -71,11 +77,13 @@ class LM:
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
+    def _said(self, name: str) -> int:
+        values = (getattr(self.config, key, None) for key in _SIZES[name])
+        return next((value for value in values if isinstance(value, int) and value > 0), 0)
+
     def _size(self, name: str) -> int:
-        for key in _SIZES[name]:
-            value = getattr(self.config, key, None)
-            if isinstance(value, int) and value > 0:
-                return value
+        if size := self._said(name):
+            return size
         raise UnsupportedModel(
             f"The config of {self.name!r} ({self.config.model_type!r}) does not say {name}: none of "
             f"{', '.join(_SIZES[name])} is set. Is it a language model's config.json?"
@@ -200,6 +208,11 @@ class LM:
         """Whether `resume(last_only=True)` equals the full pass on this model."""
         return self.can_resume and checks.can_skip_last(self)
 
+    @property
+    def door(self) -> str:
+        """The way in which texts are run, a key of `engram.models.runs.DOORS`."""
+        return "decoder" if self.can_continue else "whole"
+
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the architecture and the weights as first seen (16 hexadecimal digits).
@@ -213,6 +226,11 @@ class LM:
     @cached_property
     def _accepts(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.model.forward).parameters)
+
+    @cached_property
+    def _accepts_any(self) -> bool:
+        every = inspect.signature(self.model.forward).parameters.values()
+        return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in every)
 
     def forward(
         self,
@@ -229,7 +247,15 @@ class LM:
             mask: 1 at real tokens, over cached and new positions; only where rows are padded.
             cache: keys and values of earlier positions; updated by the model.
             keep: which positions' logits are wanted.
+
+        Raises:
+            UnsupportedModel: rows are padded on the left, and the model does not heed the mask.
         """
+        if mask is not None and not self.heeds_mask and bool((mask[:, 0] == 0).any()):
+            raise UnsupportedModel(
+                f"{self.name} does not heed an attention mask, so rows of different lengths cannot be read together "
+                f"with padding on the left. Give one prompt at a time, or pad on the right."
+            )
         return self._run({"input_ids": ids.to(self.device)}, ids.shape[1], mask, cache, keep)
 
     def forward_from(
@@ -260,6 +286,8 @@ class LM:
             if "position_ids" in self._accepts:
                 options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -positions:].to(self.device)
         with fused_activations(self.model), contiguous_input(self.model.get_output_embeddings()):
+            if not self._accepts_any:
+                options = {name: value for name, value in options.items() if name in self._accepts}
             if "logits_to_keep" in self._accepts:
                 return self.model(**inputs, **options, logits_to_keep=keep).logits
             logits = self.model(**inputs, **options).logits

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from engram.errors import SettingError
+from engram.errors import SettingError, UnsupportedModel
 from engram.models.hooks import Site, on_block_input, patch, rows_of_last_position, skipping
 from engram.models.passes import Text
 from engram.showing import Shown
@@ -46,6 +46,18 @@ class Prefix(Shown):
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     text: Text | None = None
+
+    @classmethod
+    def of(cls, lm: "LM", cache: DynamicCache) -> "Prefix":
+        """Return what a pass left in its cache.
+
+        Raises:
+            UnsupportedModel: nothing.
+        """
+        layers: list[Any] = cache.layers
+        if not layers:
+            raise UnsupportedModel(f"{lm.name} keeps no keys and values, so it runs whole (lm.can_continue is False).")
+        return cls(tuple(x.keys for x in layers), tuple(x.values for x in layers), lm.passes.text_of(cache))
 
     @property
     def length(self) -> int:
@@ -125,12 +137,13 @@ def prefill(
         ids: token ids; rows shorter than the longest are padded on the left.
         mask: 1 at real tokens; all real when not given.
         keep: number of last positions whose logits are wanted (0 for all).
+
+    Raises:
+        UnsupportedModel: the model keeps no keys and values.
     """
-    cache: Any = DynamicCache()  # without a config every layer keeps all positions, sliding windows included
+    cache = DynamicCache()  # without a config every layer keeps all positions, sliding windows included
     logits = lm.forward(ids, mask=mask, cache=cache, keep=keep)
-    keys, values = zip(*((layer.keys, layer.values) for layer in cache.layers), strict=True)
-    prefix = Prefix(keys, values, lm.passes.text_of(cache))
-    return Prefilled(logits, prefix, torch.ones_like(ids) if mask is None else mask)
+    return Prefilled(logits, Prefix.of(lm, cache), torch.ones_like(ids) if mask is None else mask)
 
 
 def resume(

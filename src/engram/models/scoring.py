@@ -12,7 +12,7 @@ from engram.errors import FactError
 from engram.given import require_each, require_list, require_texts
 from engram.models.continuations import Continuation, continued
 from engram.models.encoding import left_padded
-from engram.models.resume import Prefilled, prefill
+from engram.models.runs import Reading, go_on, read
 from engram.showing import Shown
 
 if TYPE_CHECKING:
@@ -77,18 +77,19 @@ def score_texts(lm: "LM", rows: Sequence[Sequence[Continuation]]) -> Scored:
     if not all(shared):  # what follows changes how a prompt begins: nothing is shared
         return _beside([score_texts(lm, [[row[j]] for row in rows]) for j in range(many)])
     ids, mask = left_padded(shared)
-    first = prefill(lm, ids, mask=mask)
-    lm.require_finite(first.logits, "The output")
     rests = [
         [b[len(s) :] + t for b, t in zip(bs, ts, strict=True)]
         for s, bs, ts in zip(shared, before, targets, strict=True)
     ]
-    columns = [_column(lm, first, [row[j] for row in rests], [len(row[j]) for row in targets]) for j in range(many)]
+    with lm.passes.continued():
+        first = read(lm, ids, mask=mask)
+        lm.require_finite(first.logits, "The output")
+        columns = [_column(lm, first, [row[j] for row in rests], [len(row[j]) for row in targets]) for j in range(many)]
     predictions = [[columns[j][1][i] for j in range(many)] for i in range(len(rows))]
     return Scored(torch.stack([nll for nll, _ in columns], dim=1), targets, predictions)
 
 
-def _column(lm: "LM", first: Prefilled, rests: list[list[int]], counts: list[int]) -> tuple[Tensor, list[list[int]]]:
+def _column(lm: "LM", first: Reading, rests: list[list[int]], counts: list[int]) -> tuple[Tensor, list[list[int]]]:
     """Score one continuation per row, the last `counts` tokens of what follows the shared ones.
 
     The first token is scored by the shared tokens' pass, the others by one short pass. Returns the mean NLL [batch] and
@@ -102,9 +103,8 @@ def _column(lm: "LM", first: Prefilled, rests: list[list[int]], counts: list[int
     scored = real * (place >= (lengths - numbers)[:, None])
     logits = first.logits
     if longest > 1:
-        mask = torch.cat([first.mask, real[:, :-1]], dim=1)
-        rest = lm.forward(padded[:, :-1], mask=mask, cache=first.prefix.cache(), keep=0)
-        logits = torch.cat([logits, rest], dim=1)
+        rest = go_on(lm, first, padded[:, :-1], real=real[:, :-1], again=True)
+        logits = torch.cat([logits, rest.logits], dim=1)
     logp = logits.float().log_softmax(-1)
     chosen = logp.gather(-1, padded.unsqueeze(-1).to(logp.device)).squeeze(-1).cpu()
     best = logits.argmax(-1).cpu()
