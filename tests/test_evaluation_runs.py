@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ import numpy as np
 import pytest
 import tolerance
 import torch
-from families import GOLDEN_MODEL, golden_lm
+from families import GOLDEN_MODEL, golden_lm, golden_tokenizer, tiny_model
 
 from editing_fakes import Push
 from engram import datasets
+from engram.editing import Dense, Edit
+from engram.editing.records import Origin
 from engram.errors import DataError, RunError, SettingError
-from engram.evaluation import Report, Run, Scoring, evaluate
+from engram.evaluation import Report, Run, Scoring, evaluate, score_case
 from engram.evaluation import work as work_module
 from engram.facts import Case, Fact
+from engram.models import LM
 from engram.runs import read_records
 
 LIGHT = Scoring(generate=False, free=False)
@@ -235,10 +240,150 @@ def test_wrong_options_are_refused(cases: list[Case]) -> None:
         evaluate(lm, cases, method="none", engine="rai")
     with pytest.raises(SettingError, match="batch=0"):
         evaluate(lm, cases, method="none", batch=0)
+    with pytest.raises(SettingError, match="at_once=0"):
+        evaluate(lm, cases, method="none", at_once=0)
+    with pytest.raises(SettingError, match="'single' puts one case"):
+        evaluate(lm, cases, method="none", protocol="single", keep=True)
+    for how in ({"at_once": 2}, {"keep": True}):
+        with pytest.raises(SettingError, match="engine 'local'"):
+            evaluate(lm, cases, method="none", engine="ray", **how)
     with pytest.raises(SettingError, match="no settings"):
         evaluate(lm, cases, method="none", layer=3)
     with pytest.raises(DataError, match="2 cases have the id"):
         evaluate(lm, [cases[0], cases[0]], method="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushes(Push):
+    """Many facts in one Edit, each as `Push` writes it alone; a fact that it refuses spoils the whole Edit."""
+
+    def __call__(self, lm: Any, facts: Sequence[Fact], *, progress: Any = None) -> Edit:
+        edits = [Push.__call__(self, lm, [fact]) for fact in facts]
+        notes = (f"{len(facts)} facts",)
+        return sum(edits[1:], edits[0]) + Edit.of(lm, {}, (Origin(method="push", settings={}, facts=(), notes=notes),))
+
+
+def rewrites(run: Run) -> list[list[list[float]]]:
+    return [record["scores"]["rewrite"] for record in run.records]
+
+
+def test_a_group_is_in_one_edit_and_every_case_is_scored_under_all_of_it(cases: list[Case]) -> None:
+    lm = golden_lm()
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    method = Pushes(size=20.0)
+    run = evaluate(lm, cases, method=method, at_once=4, batch=3, scoring=LIGHT).runs[-1]
+    assert (run.settings["protocol"], run.settings["at_once"]) == ("mass", 4)
+    by_hand: list[Any] = []
+    for group in (cases[:4], cases[4:]):
+        edit = method(lm, [case.fact for case in group])
+        by_hand += [score_case(lm, case, edit=edit).rewrite for case in group]
+    rounding = 2 * tolerance.of_log_probability(lm)
+    for found, wanted in zip(rewrites(run), by_hand, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=rounding)
+    alone = evaluate(lm, cases, method=method, scoring=LIGHT).runs[-1]
+    assert not np.allclose(rewrites(run), rewrites(alone), atol=10 * rounding)
+    assert all(torch.equal(p, before[name]) for name, p in lm.model.named_parameters())
+
+
+def test_a_group_goes_on_from_the_one_before_and_its_edits_are_kept_for_users(
+    tmp_path: Path, cases: list[Case]
+) -> None:
+    lm, method = golden_lm(), Pushes(size=20.0)
+    out = tmp_path / "run"
+    run = evaluate(
+        lm, cases, method=method, out=out, at_once=2, keep=True, checkpoints=(1, 3), scoring=LIGHT, batch=2
+    ).runs[-1]
+    assert {n: len(records) for n, records in run.retention().items()} == {2: 2, 4: 4, 6: 6}
+    steps = [record for record in run.everything if "at" not in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    assert all({"edit", "after"} <= record["seconds"].keys() for record in steps)
+    assert [record.get("notes") for record in steps] == [["2 facts"], None, None, None, None, None]
+    assert sorted(place.name for place in out.glob("edit-*")) == ["edit-2", "edit-4", "edit-6"]
+    whole = Edit.load(out / "edit-6", lm)
+    name = lm.mlp_out_name(1)
+    torch.testing.assert_close(whole.delta(name), method(lm, [case.fact for case in cases]).delta(name))
+    for found, case in zip(rewrites(run), cases, strict=True):
+        wanted = score_case(lm, case, edit=whole).rewrite
+        np.testing.assert_allclose(found, wanted, atol=2 * tolerance.of_log_probability(lm))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_interrupted_group_goes_on_with_the_edit_that_it_had(
+    tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    lm = golden_lm()
+    how: dict[str, Any] = {"method": Pushes(refuse=(cases[4].fact.subject,)), "at_once": 3, "keep": keep}
+    how |= {"scoring": LIGHT, "checkpoints": ()}
+    whole = evaluate(lm, cases, out=tmp_path / "whole" / "run", **how)
+    real, scored = work_module.score_cases, [0]
+
+    def dying(*given: Any, **options: Any) -> Any:
+        scored[0] += 1
+        if scored[0] == 9:
+            raise KeyboardInterrupt
+        return real(*given, **options)
+
+    monkeypatch.setattr(work_module, "score_cases", dying)
+    out = tmp_path / "broken" / "run"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(lm, cases, out=out, **how)
+    assert [record["id"] for record in read_records(out) if "error" in record] == [cases[4].id]
+    monkeypatch.setattr(work_module, "edit_of", refuse)
+    evaluate(lm, cases, out=out, **how)
+    assert by_id(out) == by_id(tmp_path / "whole" / "run")
+    assert [record["id"] for record in whole.runs[-1].everything if "error" in record] == [cases[4].id]
+
+
+def by_id(folder: Path) -> dict[str, dict[str, Any]]:
+    return {str(record["id"]): record for record in table(folder)}
+
+
+def test_kept_edits_of_half_precision_add_up_as_in_single(tmp_path: Path) -> None:
+    lm = LM(tiny_model("gpt2").to(torch.bfloat16), golden_tokenizer(), name="half")
+    name = lm.mlp_out_name(1)
+    weight = lm.mlp_out(1).weight.detach()
+    many = [Case(id=str(i), fact=Fact("Rome", f"{i} {{}} is", "in")) for i in range(40)]
+    evaluate(lm, many, method=Same(), out=tmp_path / "run", keep=True, checkpoints=(), scoring=LIGHT)
+    kept = Edit.load(tmp_path / "run" / "edit-40", lm).delta(name)
+    torch.testing.assert_close(kept, torch.full_like(kept, 40 * Same.step))
+    rounded = weight.clone()
+    for _ in many:
+        rounded += Same.step
+    assert ((rounded.float() - weight.float()).mean() - 40 * Same.step).abs() > 0.2 * 40 * Same.step
+
+
+class Same:
+    """Adds the same small number to every entry of a weight."""
+
+    step = 5e-5
+
+    def __call__(self, lm: Any, facts: Sequence[Fact], *, progress: Any = None) -> Edit:
+        return Edit.of(lm, {lm.mlp_out_name(1): Dense(torch.full(tuple(lm.mlp_out(1).weight.shape), self.step))})
+
+
+def test_a_method_that_goes_on_by_itself_is_given_the_edit_before(cases: list[Case]) -> None:
+    seen: list[int | None] = []
+
+    def method(lm: Any, facts: Sequence[Fact], *, onto: Edit | None = None, progress: Any = None) -> Edit:
+        seen.append(None if onto is None else len(onto.changes))
+        new = Push()(lm, facts)
+        return new if onto is None else onto + new
+
+    evaluate(golden_lm(), cases[:3], method=method, keep=True, checkpoints=(), scoring=LIGHT)
+    assert seen == [None, 1, 1]
+
+
+def test_a_sequential_run_of_version_0_1_is_read_but_not_continued(tmp_path: Path, cases: list[Case]) -> None:
+    how: dict[str, Any] = {"method": Push(), "protocol": "sequential", "checkpoints": (), "scoring": LIGHT}
+    out = tmp_path / "run"
+    first = evaluate(golden_lm(), cases[:2], out=out, **how)
+    shutil.rmtree(out / "edit-2")
+    (out / "weights.safetensors").touch()
+    assert evaluate(golden_lm(), cases[:2], out=out, **how).plain() == first.plain()
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RunError, match=r"unfinished run of Engram 0\.1.*another folder"):
+        evaluate(golden_lm(), cases[:2], out=out, **how)
 
 
 KILLED = """

@@ -63,7 +63,9 @@ def evaluate(
     count: Tokens = None,
     statistics: Statistics = None,
     cache: Cache = None,
-    protocol: Annotated[str, typer.Option(help="single: undo each edit; sequential: pile them up.")] = "single",
+    at_once: Annotated[int, typer.Option(help="Cases in one edit, all of them scored under it.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Go on from each edit instead of undoing it.")] = False,
+    protocol: Annotated[str | None, typer.Option(help="single, or sequential: the same as --keep.")] = None,
     batch: Batch = 1,
     limit: Limit = None,
     sample: Sample = None,
@@ -86,7 +88,7 @@ def evaluate(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Edit every case, score it before and after, undo it; start the same command again to continue.
+    """Edit cases, score them before and after, undo the edit or keep it; start the same command again to continue.
 
     Example: engram evaluate mini mini --method rome --out runs/rome
     """
@@ -97,6 +99,7 @@ def evaluate(
         **statistics_given(model, corpus=corpus, tokens=count, statistics=statistics, needed=needed),
         **{"method": method, "out": folder, "protocol": protocol, "batch": batch, "generate": generate},
         **{"held_out": read_texts(held_out), "tfidf": tfidf, "seed": seed, "chat": chat, "engine": place},
+        **{"at_once": at_once, "keep": keep},
         **settings,
     }
     where = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}

@@ -94,7 +94,7 @@ def draw_retention(found: "Report", path: Path) -> None:
 
     sequential = [run for run in found.runs if run.settings["protocol"] == "sequential"]
     if not sequential:
-        raise SettingError("None of these runs is sequential: evaluate with --protocol sequential first.")
+        raise SettingError("None of these runs is sequential: evaluate with --keep first.")
     retention(sequential[0], path)
 
 

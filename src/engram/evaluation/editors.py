@@ -4,15 +4,17 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from engram.editing import METHODS, Edit, Method, method_named
 from engram.editing.methods import Separate, Settled, require_method
 from engram.editing.parts.editor import Editor
-from engram.errors import SettingError, did_you_mean
+from engram.errors import NumericalError, SettingError, did_you_mean
 from engram.facts import Fact
 from engram.progress import Progress
 from engram.settings import settings
@@ -32,7 +34,7 @@ class Unedited:
     """The method `none`."""
 
     def __call__(self, lm: "LM", facts: Sequence[Fact], *, progress: Progress | None = None) -> Edit:
-        """Return an edit that changes nothing."""
+        """Return an Edit that changes nothing."""
         return Edit.of(lm, {}, ())
 
 
@@ -139,6 +141,37 @@ def edits_of(lm: "LM", facts: Sequence[Fact], method: Method) -> Sequence[Edit |
     if isinstance(method, Separate):
         return method.each(lm, facts)
     return [method(lm, [fact]) for fact in facts]
+
+
+def edit_of(
+    lm: "LM", facts: Sequence[Fact], method: Method, *, onto: Edit | None = None, progress: Progress | None = None
+) -> Edit:
+    """Make one Edit of many facts, whatever the model says already, perhaps on top of another.
+
+    Args:
+        lm: the model.
+        facts: what shall be true afterwards.
+        method: what makes the Edit; one that cannot go on from another sees the model with it, and is added.
+        onto: the Edit to go on from, which is in what is returned.
+        progress: told what is being done.
+
+    Raises:
+        NumericalError: the Edit has NaN or infinity in it.
+    """
+    if onto is None:
+        made = method(lm, facts, progress=progress)
+    elif "onto" in signature(method).parameters:
+        going_on: Any = method
+        made = going_on(lm, facts, onto=onto, progress=progress)
+    else:
+        with onto.applied(lm):
+            new = method(lm, facts, progress=progress)
+        made = onto + new
+    for change in made.changes:
+        for name, array in change.parts()[0].items():
+            if array.is_floating_point() and not torch.isfinite(array).all():
+                raise NumericalError(f"{change.where!r} would contain NaN or infinity ({name}); the edit was left out.")
+    return made
 
 
 def _plain(value: Any) -> Any:

@@ -1,15 +1,15 @@
-"""`evaluate`: every case is edited, scored and undone; results are appended to a run folder and survive anything.
+"""`evaluate`: cases are edited, scored and undone; results are appended to a run folder and survive anything.
 
-Cases are done in batches of the data set's order. A batch that was not finished is done again as a whole, so that an
-interrupted run and an uninterrupted one see the same batches and give the same table.
+The loop itself is in `engram.evaluation.loop`. Cases are done in the data set's order; a batch that was not finished is
+done again as a whole, so that an interrupted run and an uninterrupted one see the same batches and give the same table.
 """
 
 import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,19 +21,18 @@ from engram.editing import METHODS, Method
 from engram.editing.methods import method_kind
 from engram.editing.parts.editor import Editor
 from engram.editing.tuned import tuned
-from engram.errors import DataError, SettingError, did_you_mean
+from engram.errors import DataError, SettingError
 from engram.evaluation.editors import Unedited, counted, in_chat, method_of, prepared, settled
+from engram.evaluation.loop import CASES, CHECKPOINTS, Book, Plan, Together, one_by_one
 from engram.evaluation.measuring import Scoring
-from engram.evaluation.records import circumstances, record_of, recorded_method, settings_of
+from engram.evaluation.records import circumstances, recorded_method, settings_of
 from engram.evaluation.report import Report, Run
-from engram.evaluation.scores import CaseScores
-from engram.evaluation.sequential import CHECKPOINTS, evaluate_sequentially
 from engram.evaluation.texts import References
-from engram.evaluation.work import CaseWorker, Job, Portable
+from engram.evaluation.work import CaseWorker, Portable
 from engram.facts import Case
 from engram.given import require_each, require_lm
 from engram.models.chat import wrap_for
-from engram.progress import AnyProgress, Doing, Progress, named, progress_for
+from engram.progress import AnyProgress, Progress, progress_for
 from engram.runs import Engine, Local, MemoryStore, RunStore, Store, engine_named
 from engram.settings import settings as settings_of_kind
 
@@ -42,9 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CASES = Doing("editing and scoring", unit="cases")
 Data = Dataset | str | Path | Iterable[Case]
-PROTOCOLS = ("sequential", "single")
 
 
 def evaluate(
@@ -53,7 +50,9 @@ def evaluate(
     *,
     method: str | Method = "rome",
     out: str | Path | None = None,
-    protocol: Literal["single", "sequential"] | str = "single",
+    protocol: Literal["single", "sequential"] | str | None = None,
+    at_once: int = 1,
+    keep: bool = False,
     batch: int = 1,
     scoring: Scoring | None = None,
     generate: bool = True,
@@ -66,30 +65,28 @@ def evaluate(
     progress: AnyProgress | None = None,
     **settings: Any,
 ) -> Report:
-    """Edit every case, score it, undo it; or, with the protocol "sequential", leave the edits in the model.
+    """Edit cases, score them, undo the Edit or go on from it; return a report of the unedited model and of this run.
 
     Args:
         lm: the model; as before afterwards, bit for bit.
         data: a `Dataset`, cases, a file, or a data set's name.
         method: a method's name, "none" for the unedited model, or a method with its settings.
-        out: a folder for the results. A run that was interrupted is continued; the unedited model's scores go beside
-            it (`unedited-...`) and are shared by all runs there. In memory only when not given.
-        protocol: "single" undoes each edit; "sequential" piles them up and scores earlier ones again at checkpoints.
-        batch: cases edited and scored together, and lost together in a kill; results do not depend on it.
+        out: a folder for the results, where an interrupted run is continued; the unedited model's scores go beside it
+            and are shared by all runs there. In memory only when not given.
+        protocol: short forms: "single" is `at_once=1, keep=False`, as is nothing; "sequential" is `keep=True`.
+        at_once: how many cases one Edit holds, under which all of them are scored.
+        keep: go on from each Edit instead of undoing it; with `out` it is kept there (`edit-N` after N cases).
+        batch: cases scored together, and lost together in a kill; results do not depend on it.
         scoring: what is measured, instead of the following four.
         generate: write texts (GE, RS): most of the time.
         held_out: texts whose perplexity is measured under every edit.
-        tfidf: folder of the published TF-IDF weights (idf.npy, tfidf_vocab.json) for RS; fitted on the data set's own
-            reference texts when not given.
+        tfidf: folder of the published TF-IDF weights for RS; fitted on the data set's reference texts when not given.
         seed: for texts, and for the method where it is given by name and has one.
         chat: ask every prompt, and edit, within the tokenizer's chat template; so is a method that has `chat` set.
-        checkpoints: after how many edits earlier ones are scored again (sequential only); the last edit is always one.
+        checkpoints: after how many edits earlier ones are scored again (with `keep`); the last edit is always one.
         engine: "local", or an engine of `engram.runs` such as `Ray(workers=4, gpus_per_worker=1)`.
         progress: told what is done, how much, and how much there is; or (done, total) cases; the log when not given.
         **settings: the method's settings, when it is given by name.
-
-    Returns:
-        A report of the unedited model and of this run.
 
     Raises:
         SettingError: an unknown method, protocol, engine or setting.
@@ -102,10 +99,10 @@ def evaluate(
     how = scoring or Scoring(generate=generate, seed=seed, held_out=tuple(held_out))
     chosen, notes = settled(lm, method_of(method, _seeded(method, settings, seed)))
     how, chosen = _asked_alike(lm, how, chosen, chat=chat)
-    place, tell = _checked(protocol, batch, engine), progress_for(progress, CASES)
+    plan = Plan.of(protocol, at_once, keep, batch=batch, checkpoints=tuple(checkpoints))
+    place, tell = _engine_for(plan, engine), progress_for(progress, CASES)
     ready = counted(lm, chosen, before=recorded_method(out), progress=tell)
-    task = _Task(lm, dataset, ready, how, out, tfidf, place, batch, tell)
-    report = task.sequential(checkpoints) if protocol == "sequential" else task.single()
+    report = _Task(lm, dataset, ready, how, out, tfidf, place, plan, tell).run()
     return replace(report, notes=(*notes, *seen_in_tuning(lm, report)))
 
 
@@ -117,14 +114,11 @@ def _asked_alike(lm: "LM", how: Scoring, method: Method, *, chat: bool) -> tuple
     return replace(how, chat=True), in_chat(method)
 
 
-def _checked(protocol: str, batch: int, engine: str | Engine) -> Engine:
-    if protocol not in PROTOCOLS:
-        raise SettingError(f"There is no protocol {protocol!r}. {did_you_mean(protocol, PROTOCOLS)}")
-    if batch < 1:
-        raise SettingError(f"batch={batch}; it must be 1 or more.")
+def _engine_for(plan: Plan, engine: str | Engine) -> Engine:
     place = engine_named(engine)
-    if protocol == "sequential" and not isinstance(place, Local):
-        raise SettingError("Sequential edits depend on each other, so they need the engine 'local'.")
+    if not (plan.alone or isinstance(place, Local)):
+        why = "Edits that go on from each other" if plan.keep else "Edits of many cases"
+        raise SettingError(f"{why} are made in one process, so they need the engine 'local'.")
     return place
 
 
@@ -139,33 +133,27 @@ class _Task:
     out: str | Path | None
     tfidf: str | Path | None
     engine: Engine
-    batch: int
+    plan: Plan
     progress: Progress
 
-    def single(self) -> Report:
-        """Undo each edit before the next."""
-        wanted = self._settings(self.dataset, self.method, "single")
+    def run(self) -> Report:
+        """Do what is missing, and report on everything."""
+        wanted = self._settings(self.dataset, self.method, self.plan.protocol, **self.plan.describe())
         with self._stores(wanted) as (unedited, before, after):
-            _single(self, before, after, _references(self.dataset, self.scoring, self.tfidf))
+            book = Book(before, after, _references(self.dataset, self.scoring, self.tfidf))
+            if self.plan.alone:
+                batches = list(groups(self.dataset, self.plan.batch))
+                one_by_one(batches, book, self.engine, self._workers, self.progress)
+            else:
+                folder = None if self.out is None else Path(self.out)
+                Together(list(self.dataset), self.plan, book, self._worker, folder, self.progress).run()
             return _report(self.dataset, self.out, unedited, before, wanted, after)
 
-    def sequential(self, checkpoints: Sequence[int]) -> Report:
-        """Leave each edit below the next."""
-        wanted = self._settings(self.dataset, self.method, "sequential", checkpoints=list(checkpoints))
-        with self._stores(wanted) as (unedited, before, after):
-            evaluate_sequentially(
-                self.lm,
-                list(self.dataset),
-                self.method,
-                self.scoring,
-                before=before,
-                after=after,
-                references=_references(self.dataset, self.scoring, self.tfidf),
-                checkpoints=checkpoints,
-                folder=None if self.out is None else Path(self.out),
-                progress=named(self.progress, CASES),
-            )
-            return _report(self.dataset, self.out, unedited, before, wanted, after)
+    def _worker(self) -> CaseWorker:
+        return CaseWorker(self.lm, prepared(self.lm, self.method), self.scoring)
+
+    def _workers(self) -> AbstractContextManager[Callable[[], Any]]:
+        return _workers(self._worker(), self.engine)
 
     def _settings(self, dataset: Dataset, method: Method, protocol: str, **more: Any) -> dict[str, Any]:
         weights = None if self.tfidf is None else str(self.tfidf)
@@ -186,41 +174,6 @@ class _Task:
             RunStore(beside, unedited, circumstances=here, shared=True) as before,
         ):
             yield unedited, before, after
-
-
-def _single(task: _Task, before: Store, after: Store, references: References | None) -> None:
-    batches = list(groups(task.dataset, task.batch))
-    total = sum(len(cases) for cases in batches)
-    finished = sum(case.id in after for cases in batches for case in cases)
-    report = named(task.progress, CASES)
-    report(finished, total)
-    if finished == total:
-        return
-    worker = CaseWorker(task.lm, prepared(task.lm, task.method), task.scoring)
-    with _workers(worker, task.engine) as build:
-        for results in task.engine.run(build, _jobs(batches, before, after)):
-            before.append(record_of(done, references=references, when="before") for done in results if done.before)
-            new = [done for done in results if done.case.id not in after]
-            after.append(record_of(done, references=references) for done in new)
-            finished += len(new)
-            report(finished, total)
-
-
-def _jobs(batches: Sequence[tuple[Case, ...]], before: Store, after: Store) -> Iterator[Job]:
-    for cases in batches:
-        if all(case.id in after for case in cases):
-            continue
-        yield Job(cases, known_scores(cases, before))
-
-
-def known_scores(cases: Iterable[Case], before: Store) -> dict[str, CaseScores]:
-    """Return the unedited model's scores of cases, where they are known."""
-    records = {case.id: before.get(case.id) for case in cases}
-    return {
-        name: CaseScores.from_plain(record["scores"])
-        for name, record in records.items()
-        if record is not None and "scores" in record
-    }
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def retention(run: Run, path: str | Path | None = None, *, dark: bool = False) -
 
     points = run.retention()
     if not points:
-        raise RunError(f"{run.name!r} has no checkpoints: retention curves need `--protocol sequential`.")
+        raise RunError(f"{run.name!r} has no checkpoints: retention curves need `--keep`.")
     figure = new_figure(5.0, 3.4)
     axes = figure.subplots()
     lines: list[Line] = []

@@ -66,7 +66,7 @@ LIKELIHOODS = Scoring(generate=False, free=False)
 @contextmanager
 def rows_under(lm: "LM", edits: Sequence[Edit | None]) -> Generator[None]:
     """Let row i of every batch behave as under edit i; costs nothing where there is no edit."""
-    if all(edit is None for edit in edits):
+    if not any(edits):
         yield
         return
     with applied_rows(lm, edits):

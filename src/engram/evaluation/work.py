@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from engram.editing import Edit, Method
 from engram.errors import EngramError
-from engram.evaluation.editors import Unedited, edits_of
-from engram.evaluation.measuring import Scoring
+from engram.evaluation.editors import Unedited, edit_of, edits_of
+from engram.evaluation.measuring import Scoring, all_under
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.scoring import score_cases
 from engram.facts import Case
+from engram.progress import Progress
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -27,10 +28,12 @@ class Job:
     Args:
         cases: the cases.
         before: scores of the unedited model by case id, where they are known.
+        under: the Edit that all of them are scored under; each is edited alone when not given.
     """
 
     cases: tuple[Case, ...]
     before: dict[str, CaseScores] = field(default_factory=dict[str, CaseScores])
+    under: Edit | None = None
 
 
 @dataclass(slots=True)
@@ -72,17 +75,71 @@ class CaseWorker:
         """Do all cases of a job. One that fails is marked; the others are not touched by it."""
         done = [Done(case, before=job.before.get(case.id)) for case in job.cases]
         self._score("before", [item for item in done if item.before is None], None)
+        good = [item for item in done if item.error is None]
+        if job.under is not None:
+            with all_under(self.lm, job.under):
+                self._after(good, {item.case.id: None for item in good}, changed=bool(job.under))
+            return done
         edits: dict[str, Edit | None] = {}
-        self._edit([item for item in done if item.error is None], edits)
+        self._edit(good, edits)
         for item in done:
             edit = edits.get(item.case.id)
             item.notes = () if edit is None else edit.notes
-        if isinstance(self.method, Unedited):
-            for item in done:
-                item.after = item.before
-        else:
-            self._score("after", [item for item in done if item.error is None], edits)
+        changed = not isinstance(self.method, Unedited)
+        self._after([item for item in done if item.error is None], edits, changed=changed)
         return done
+
+    def together(
+        self, cases: Sequence[Case], onto: Edit | None, progress: Progress | None = None
+    ) -> tuple[Edit, list[Done]]:
+        """Make one Edit of all cases, perhaps on top of another.
+
+        Where that fails, the cases whose facts are to blame are marked and left out, and the Edit is made of the rest.
+
+        Args:
+            cases: the cases.
+            onto: the Edit to go on from.
+            progress: told what is being done.
+
+        Returns:
+            The Edit, and every case with the time for its share of it; the first one has what the method says.
+        """
+        done = [Done(case) for case in cases]
+        begin, good = time.perf_counter(), done
+        edit = self._made(good, onto, progress)
+        while edit is None and good:
+            good = [item for item in done if item.error is None]
+            edit = self._made(good, onto, progress) if good else None
+        each = (time.perf_counter() - begin) / len(cases)
+        for item in done:
+            item.seconds["edit"] = each
+        earlier = () if onto is None else onto.notes
+        if good and edit is not None:
+            good[0].notes = tuple(note for note in edit.notes if note not in earlier)
+        in_force = onto if edit is None else edit
+        return Edit.of(self.lm, {}, ()) if in_force is None else in_force, done
+
+    def _made(self, items: Sequence[Done], onto: Edit | None, progress: Progress | None = None) -> Edit | None:
+        """Return one Edit of some cases; where it cannot be made, mark those that are to blame and return nothing."""
+        try:
+            return edit_of(self.lm, [item.case.fact for item in items], self.method, onto=onto, progress=progress)
+        except EngramError as error:
+            if len(items) > 1:
+                half = len(items) // 2
+                for part in (items[:half], items[half:]):
+                    self._made(part, onto)
+            if len(items) == 1 or all(item.error is None for item in items):
+                for item in items:
+                    self._fail(item, error)
+            return None
+
+    def _after(self, items: Sequence[Done], edits: dict[str, Edit | None], *, changed: bool) -> None:
+        """Score some cases under their edits; what was not changed is as before."""
+        if changed:
+            self._score("after", items, edits)
+            return
+        for item in items:
+            item.after = item.before
 
     def _edit(self, items: Sequence[Done], edits: dict[str, Edit | None]) -> None:
         """Edit some cases together; where that fails, one by one, so that only the bad ones fail."""
