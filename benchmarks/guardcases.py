@@ -17,7 +17,7 @@ from engram.editing import FT, FTL, ROME, Edit
 from engram.editing.methods.rome import PRESETS
 from engram.editing.parts.contexts import sample_contexts
 from engram.editing.parts.key_statistics import built_in_corpus
-from engram.editing.parts.published import PUBLISHED_CLAMP
+from engram.editing.parts.published import PUBLISHED_CLAMP, PUBLISHED_RATE
 from engram.evaluation import score_cases
 from engram.facts import Case
 from engram.models import LM
@@ -111,14 +111,16 @@ def edits(
         clamp = way.strength * PUBLISHED_CLAMP
         found = ROME(layer=layer, clamp=clamp, covariance=counted, contexts=contexts).each(lm, facts)
     else:
-        method = FT(layer=layer, lr=way.strength * FT().lr) if way.method == "ft" else _limited(layer, way.strength)
+        method = (
+            FT(layer=layer, lr=way.strength * PUBLISHED_RATE) if way.method == "ft" else _limited(layer, way.strength)
+        )
         found = [engram.edit(lm, fact, method, force=True, verify=False) for fact in facts]
     return [way.factor * edit for edit in found]
 
 
 def _limited(layer: int, strength: float) -> FTL:
     """Return FT+L with rate and bound multiplied."""
-    return FTL(layer=layer, lr=strength * FTL().lr, bound=5e-4 * strength)
+    return FTL(layer=layer, lr=strength * PUBLISHED_RATE, bound=5e-4 * strength)
 
 
 def truth_about(lm: LM, case: Case, edit: Edit) -> dict[str, Any]:

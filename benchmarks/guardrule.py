@@ -120,14 +120,15 @@ def report(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|",
     ]
     models = list(dict.fromkeys(row["model"] for row in rows))
-    groups = {"all": rows, "first half": first, "second half": second}
+    groups = {"all": rows, "all whose target is said": [row for row in rows if parts(row, limits)["prompt"]]}
     groups |= {model: [row for row in rows if row["model"] == model] for model in models}
-    rules = {"default": limits, "chosen on the first half": found}
-    for (name, rule), without in product(rules.items(), ((), ("other fact",))):
-        for group, some in groups.items():
-            c = counts(some, suspected(rule, without))
-            text = f"{name}{' without other facts' if without else ''}"
-            lines.append(f"| {text} | {group} | {c.cells()} | {100 * c.recall:.0f} % | {100 * c.alarms:.0f} % |")
+    rules = {"default": (limits, groups), "chosen on the first half": (found, {"the second half": second})}
+    for without in (("other fact",), ()):
+        for name, (rule, some) in rules.items():
+            for group, edits in some.items():
+                c = counts(edits, suspected(rule, without))
+                text = f"{name}{'' if without else ' and other facts'}"
+                lines.append(f"| {text} | {group} | {c.cells()} | {100 * c.recall:.0f} % | {100 * c.alarms:.0f} % |")
     lines += ["", f"Chosen on the first half: {found}", f"Goal: recall {RECALL:.0%}, false alarms {ALARMS:.0%}."]
     return "\n".join(lines)
 

@@ -163,9 +163,11 @@ def section(task: Task, report: Report, tunings: dict[str, Tuned], options: argp
         if run.name != other
         for cells in [report.paired(other, run.name)]
     ]
-    corpus, layer = task.statistics.corpus.split(" (")[0], min(task.statistics.layers)
+    corpus, layer = Path(task.statistics.corpus.split(" (")[0]).name, min(task.statistics.layers)
     tokens = task.statistics[layer].tokens
     tuning = "\n\n".join(f"```\n{found}\n```" for found in tunings.values())
+    if tuning:
+        tuning = f"Tuned on the first {options.tuning} records (S against the unedited model):\n\n{tuning}"
     if "rome" in tunings and "rome-tuned" not in (run.name for run in report.runs):
         tuning += "\n\nTuning chose for ROME what the rule for untuned models says, so there is one row for both."
     return f"""## {task.title}
@@ -181,8 +183,6 @@ Differences over the same records:
 | | {" | ".join(evaluation.COLUMNS[key].label for key in PAIRED)} |
 |---{"|---" * len(PAIRED)}|
 {chr(10).join(pairs)}
-
-Tuned on the first {options.tuning} records (S against the unedited model):
 
 {tuning}
 """

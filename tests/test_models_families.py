@@ -10,6 +10,7 @@ from families import FAMILIES, golden_tokenizer, tiny, tiny_model
 
 from engram.errors import UnsupportedModel
 from engram.models import LAYOUTS, LM, Site, patch, prefill, record, resume
+from engram.models.checks import sample_ids
 from engram.models.layouts import detect_layout
 
 PROMPT = "John Holzu took lessons in playing the"
@@ -155,6 +156,16 @@ def test_generation_equals_repeated_full_passes(family: str) -> None:
 def test_where_a_norm_follows_the_mlp_the_model_says_so() -> None:
     follows = {family for family in FAMILIES if not tiny(family).adds_mlp_to_state}
     assert follows == {"gemma2", "gemma3_text", "glm4", "granite", "olmo2"}
+
+
+@pytest.mark.parametrize(("family", "adds"), [("llama", True), ("gemma2", False), ("granite", False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_state_of_many_thousands_hides_no_norm_and_makes_none(family: str, adds: bool, dtype: torch.dtype) -> None:
+    """The first token of SmolLM2 has a state of 20,000, beside which a small change is lost in rounding."""
+    lm = LM(tiny_model(family).to(dtype), golden_tokenizer())
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[int(sample_ids(lm)[0, 0])] *= 1e5
+    assert lm.adds_mlp_to_state is adds
 
 
 def test_a_family_without_a_row_is_recognised_by_its_structure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from engram.editing.thresholds import Thresholds
 from engram.editing.verdict import Verdict, verdict_on
 from engram.errors import NumericalError
 from engram.facts import Case
-from engram.given import require_each
+from engram.given import require, require_each
 from engram.models.chat import Wrap
 from engram.progress import AnyProgress, Doing, Progress, progress_for
 from engram.showing import Shown, frame, html_table
@@ -169,6 +169,7 @@ def check(
         PromptTooLong: a prompt does not fit into the model's positions.
         TokenizerError: `chat` is set, and the tokenizer has no chat template.
     """
+    require(edit, Edit, "edit")
     require_fit(lm, edit)
     given = {"paraphrases": paraphrases, "neighborhood": neighborhood, "generation": generation}
     cases = _cases(lm, edit, given) if cases is None else one_per_fact(require_each(cases, Case, "cases"), edit.facts)

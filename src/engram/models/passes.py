@@ -160,6 +160,10 @@ class Passes:
         self._texts: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()
         self._here: Any = None  # what this thread runs; made when somebody looks, since it cannot be copied
 
+    def __reduce__(self) -> tuple[type["Passes"], tuple[nn.Module]]:
+        """Go to another process without what is known of this one's passes."""
+        return Passes, (self._model,)
+
     @contextmanager
     def watched(self, front: Front | None = None) -> Generator[None]:
         """Look at calls during the `with` block, and put tokens in front of prompts where `front` gives some."""
