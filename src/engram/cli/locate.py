@@ -17,6 +17,7 @@ from engram.cli.common import (
     load_model,
     out,
 )
+from engram.cli.methods import show_settings, summary
 from engram.cli.trace import (
     AnswerOption,
     Facts,
@@ -103,7 +104,7 @@ def locators(name: Name = None, *, as_json: Json = False) -> None:
     from engram.settings import settings as settings_of
 
     if name is None:
-        first = {each: _first_line(kind_named(LOCATORS, each, "locator")) for each in sorted(LOCATORS)}
+        first = {each: summary(kind_named(LOCATORS, each, "locator")) for each in sorted(LOCATORS)}
         if as_json:
             emit_json(first)
             return
@@ -117,11 +118,4 @@ def locators(name: Name = None, *, as_json: Json = False) -> None:
         rows = {k: {"type": s.kind, "default": s.default_text, "meaning": s.meaning} for k, s in known.items()}
         emit_json(rows)
         return
-    table = Table("setting", "type", "default", "meaning", box=None)
-    for setting in known.values():
-        table.add_row(setting.name, setting.kind, setting.default_text, setting.meaning)
-    out().print(table)
-
-
-def _first_line(kind: type[object]) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]
+    show_settings(known)
