@@ -60,7 +60,7 @@ class Tuned(Shown):
         method: the method's name.
         best: the candidate whose numbers edits use from now on.
         usual: what the method would use without tuning, tried on the same records.
-        tried: all candidates, the best one first.
+        tried: all candidates, the one with the highest score first.
         unedited: ES, PS and NS of the unedited model on the same records, in percent.
         data: the data set's name.
         digest: its content.
@@ -87,6 +87,13 @@ class Tuned(Shown):
     def _lines(self) -> Iterable[str]:
         yield f"{self.method} of {self.model}: {self.best.name}, {self._found} of {self.data}, {self.date}"
         yield from columns_of(self._rows())
+        if self.keeps_the_usual:
+            yield "Nothing beats what is used without tuning by more than the interval of the difference, so it stays."
+
+    @property
+    def keeps_the_usual(self) -> bool:
+        """Whether tuning found nothing that is shown to be better."""
+        return self.best.settings == self.usual.settings
 
     def _inside(self) -> Iterable[str]:
         heads, *rows = self._rows()

@@ -76,6 +76,16 @@ class Trials:
         rows = self._rows(named(candidate), count)
         return relative_score(rows[:, :4]), float(rows[:, 4].mean())
 
+    def beats(self, one: Candidate, other: Candidate) -> bool:
+        """Say whether a candidate's score is above another's by more than half the 95 % interval of the difference.
+
+        The difference is taken over the same records; a single record has no interval and shows nothing.
+        """
+        count = len(self.cases)
+        pairs = np.hstack([self._rows(named(candidate), count)[:, :4] for candidate in (one, other)])
+        lead, half = jackknife(lambda rows: relative_score(rows[:, :4]) - relative_score(rows[:, 4:]), pairs)
+        return lead > half
+
     def unedited(self) -> dict[str, float]:
         """Return the unedited model's columns in percent."""
         return _percent(self._rows(_UNEDITED, len(self.cases)))
