@@ -73,7 +73,7 @@ def locate(
     if facts is not None and prompt is not None:
         raise SettingError("Give a prompt or --facts, not both.")
     locator = locator_named(by, **parsed(kind_named(LOCATORS, by, "locator"), by, settings or []))
-    fact = None if facts is not None else fact_of(prompt, subject, occurrence, answer)
+    fact = None if facts is not None else fact_of("locate", prompt, subject, occurrence, answer)
     place: dict[str, str | None] = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **place, trust_remote_code=trust_remote_code)
     kept = folder if fact is None else None
