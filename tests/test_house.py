@@ -25,6 +25,7 @@ LAYERS = {
     "showing": 1,
     "progress": 1,
     "storage": 1,
+    "intervals": 1,
     "settings": 2,
     "given": 2,
     "facts": 3,

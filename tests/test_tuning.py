@@ -22,8 +22,9 @@ from engram.editing.tuned import Tried, Tuned, keep_tuned, tuned_file
 from engram.errors import DataError, SettingError
 from engram.evaluation import measuring, trials
 from engram.evaluation.halving import Candidate, combinations, edits_needed, halve
-from engram.evaluation.metrics import harmonic_interval, jackknife, relative_score
+from engram.evaluation.metrics import relative_score
 from engram.facts import Case, Fact
+from engram.intervals import harmonic_interval, jackknife
 from engram.models import LM
 from engram.runs import RunStore
 from engram.stats import KeyStatistics

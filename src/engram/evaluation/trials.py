@@ -14,11 +14,12 @@ from engram.editing.tuned import Tried
 from engram.evaluation.editors import Unedited, with_numbers
 from engram.evaluation.halving import Candidate
 from engram.evaluation.measuring import Scoring
-from engram.evaluation.metrics import jackknife, relative_score
+from engram.evaluation.metrics import relative_score
 from engram.evaluation.records import record_of
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.work import CaseWorker, Job
 from engram.facts import Case
+from engram.intervals import jackknife
 from engram.runs import RunStore
 
 if TYPE_CHECKING:

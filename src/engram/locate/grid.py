@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
+from engram.intervals import Z95
 from engram.locate.groups import GROUPS
 from engram.showing import Shown, around, cut, frame, html_picture, short
 from engram.storage import write_files
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from engram.plots import Panel
 
 FORMAT = 1
-Z95 = 1.959963984540054  # of the normal distribution
 HINT = "  .plot() draws it, .dataframe() has every number"
 _PICTURE = 2  # axes of one
 
