@@ -104,14 +104,29 @@ def rows(task: Task) -> Iterator[tuple[str, Any, Tuned | None]]:
         yield "rome", ROME(covariance=task.statistics, **usual), None
     if "rome-tuned" in wanted:
         found = tuned(task, "rome")
-        same = dict(found.best.settings) == usual  # then nothing is edited twice
-        yield "rome" if same else "rome-tuned", ROME(covariance=task.statistics, **found.best.settings), found
+        for name, numbers in numbers_of(found, "rome"):
+            yield name, ROME(covariance=task.statistics, **numbers), found
     if "rome-code" in wanted:
         yield "rome-code", ROME(covariance=task.statistics, preset="code", layer=usual["layer"]), None
     for name in ("ft", "ft-l"):
         if f"{name}-tuned" in wanted:
             found = tuned(task, name)
-            yield f"{name}-tuned", FAMILIES[name](**found.best.settings), found
+            for row, numbers in numbers_of(found, f"{name}-tuned"):
+                yield row, FAMILIES[name](**numbers), found
+
+
+def numbers_of(found: Tuned, used: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of one tuning: what is used from then on and, where that is the rule, the first of its list.
+
+    The rule's own row has one name, tuned or not, so that nothing is edited twice.
+    """
+    first = found.tried[0]
+    if not found.keeps_the_usual:
+        yield f"{found.method}-tuned", dict(first.settings)
+        return
+    yield used, dict(found.usual.settings)
+    if first.settings != found.usual.settings:
+        yield f"{found.method}-first", dict(first.settings)
 
 
 def evaluated(task: Task, name: str, method: Any) -> tuple[Run, Run]:
@@ -169,7 +184,8 @@ def section(task: Task, report: Report, tunings: dict[str, Tuned], options: argp
     if tuning:
         tuning = f"Tuned on the first {options.tuning} records (S against the unedited model):\n\n{tuning}"
     if "rome" in tunings and "rome-tuned" not in (run.name for run in report.runs):
-        tuning += "\n\nTuning chose for ROME what the rule for untuned models says, so there is one row for both."
+        tuning += "\n\nFor ROME tuning keeps the rule for untuned models: `rome` is the row of both. "
+        tuning += "`rome-first` is the first of tuning's list."
     return f"""## {task.title}
 
 {lm.n_layers} layers, d_model {lm.d_model}, {str(lm.dtype).removeprefix("torch.")}, fingerprint {lm.fingerprint}. Key

@@ -81,7 +81,7 @@ def plain_loop(
         (delta.grad,) = torch.autograd.grad(loss, delta)
         adam.step()
         with torch.no_grad():
-            clamp = 3 if lm.n_layers == 24 else 4  # PROTOCOL §3: GPT-2 Medium has its own
+            clamp = 3 if lm.n_layers == 24 else 4  # GPT-2 Medium has its own published clamp
             delta *= (clamp * size / delta.norm()).clamp_max(1)
     return losses
 

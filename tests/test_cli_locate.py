@@ -59,3 +59,5 @@ def test_wrong_input_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'lens'" in run(capsys, *verb, "--by", "lense", code=2)[1]
     assert "Did you mean 'top'" in run(capsys, *verb, "--by", "lens", "--set", "topp=3", code=2)[1]
     assert "--subject" in run(capsys, "locate", "mini", PROMPT, code=2)[1]
+    for name in ("locate", "trace"):
+        assert f"such as: engram {name} mini" in run(capsys, name, "mini", PROMPT, code=2)[1]

@@ -264,7 +264,7 @@ def test_a_fact_that_the_model_never_knew_is_said() -> None:
 
 @pytest.mark.real
 def test_the_statue_of_liberty_does_not_move_to_rome_unseen() -> None:
-    """REVIEW-USE's own case: ROME's published settings, a third of the way up Gemma, no prompts from the user."""
+    """The case that 0.1 called ok: ROME's published settings, a third of the way up Gemma, no prompts from the user."""
     lm = real_model("gemma")
     texts = [part for path in sorted(DOCS.glob("*.md")) for part in path.read_text(encoding="utf-8").split("\n\n")]
     counted = statistics(lm, 6, texts, tokens=8192)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engram import intervals
 from engram.evaluation import metrics
 from engram.evaluation.texts import References
 
@@ -22,9 +23,9 @@ def test_successes_and_magnitudes_by_hand() -> None:
 
 
 def test_harmonic_mean_of_the_published_rome_row_is_its_published_score() -> None:
-    assert metrics.harmonic_mean([1.000, 0.964, 0.754]) == pytest.approx(0.892, abs=5e-4)
-    assert metrics.harmonic_mean([0.222, 0.247, 0.781]) == pytest.approx(0.305, abs=5e-4)
-    assert metrics.harmonic_mean([1.0, 0.0, 1.0]) == 0.0
+    assert intervals.harmonic_mean([1.000, 0.964, 0.754]) == pytest.approx(0.892, abs=5e-4)
+    assert intervals.harmonic_mean([0.222, 0.247, 0.781]) == pytest.approx(0.305, abs=5e-4)
+    assert intervals.harmonic_mean([1.0, 0.0, 1.0]) == 0.0
 
 
 def test_ngram_entropy_by_hand() -> None:
@@ -43,23 +44,23 @@ def test_words_are_those_of_the_penn_treebank() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=40))
 def test_interval_of_a_mean(values: list[float]) -> None:
-    mean, half = metrics.mean_interval(values)
+    mean, half = intervals.mean_interval(values)
     assert mean == pytest.approx(sum(values) / len(values), abs=1e-12)
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
     assert half == pytest.approx(1.96 * deviation / math.sqrt(len(values)), rel=1e-4, abs=1e-12)
 
 
 def test_interval_of_one_value_is_unknown() -> None:
-    assert math.isnan(metrics.mean_interval([3.0])[1])
+    assert math.isnan(intervals.mean_interval([3.0])[1])
 
 
 def test_interval_of_the_harmonic_mean_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
-    truth = metrics.harmonic_mean([0.95, 0.8, 0.7])
+    truth = intervals.harmonic_mean([0.95, 0.8, 0.7])
     hits = 0
     for _ in range(400):
         columns = (generator.random((200, 3)) < np.array([0.95, 0.8, 0.7])).astype(float)
-        score, half = metrics.harmonic_interval(columns)
+        score, half = intervals.harmonic_interval(columns)
         hits += abs(score - truth) <= half
     assert 0.91 < hits / 400 < 0.98
 
@@ -69,7 +70,7 @@ def test_interval_of_a_median_covers_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(400):
         values = generator.normal(size=101)
-        median, half = metrics.median_interval(values.tolist())
+        median, half = intervals.median_interval(values.tolist())
         hits += abs(median) <= half
     assert hits / 400 > 0.9
 

@@ -24,6 +24,8 @@ LAYERS = {
     "errors": 0,
     "showing": 1,
     "progress": 1,
+    "storage": 1,
+    "intervals": 1,
     "settings": 2,
     "given": 2,
     "facts": 3,

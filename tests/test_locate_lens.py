@@ -87,6 +87,7 @@ def test_pictures_hold_words(tmp_path: Any) -> None:
     assert {found.words[-1][-1][0].strip()} & drawn
     assert len(figure.axes) == 2  # one map and its bar
     assert found.words[-1][-1][0].strip()[:8] in str(found.__rich__())
+    assert max(map(len, str(found.__rich__()).splitlines())) <= 80  # a line of words is broken by no terminal
     assert len(found.plot("rank").axes) == 2
     assert list(READINGS) == list(found.labels[0])
     generated = Lens(new_tokens=2)(golden_lm(), FACT)

@@ -212,9 +212,11 @@ def test_maps_can_be_taken_home(visitor: Visitor) -> None:
 # A stop
 
 
-def test_long_work_can_be_stopped(served: Any, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_can_be_stopped_while_it_runs_and_while_it_waits(
+    browser: Any, served: Any, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench: Workbench = served[0]
-    ended = threading.Event()
+    ended: list[str] = []
 
     def endless(fact: Any, *, window: int, chat: bool, progress: Any) -> Any:
         try:
@@ -222,15 +224,27 @@ def test_long_work_can_be_stopped(served: Any, visitor: Visitor, monkeypatch: py
                 progress(min(step, 99), 100)
                 threading.Event().wait(0.02)
         finally:
-            ended.set()
+            ended.append(fact.subject)
 
-    assert not visitor.page.locator("#engram-locate-stop").is_visible()
+    def begin(who: Visitor, shows: str) -> None:
+        assert not who.page.locator("#engram-locate-stop").is_visible()
+        who.page.click("#engram-locate")
+        who.page.wait_for_selector("#engram-locate-stop", state="visible")
+        who.reads("locate-message", shows)
+
+    def stop(who: Visitor) -> None:
+        who.page.click("#engram-locate-stop")
+        who.reads("locate-message", "Stopped")
+        who.page.wait_for_selector("#engram-locate-stop", state="hidden")
+
+    waiting = Visitor(browser, served[1])
     with monkeypatch.context() as patch:
         patch.setattr(bench, "locate", endless)
-        visitor.page.click("#engram-locate")
-        visitor.page.wait_for_selector("#engram-locate-stop", state="visible")
-        visitor.reads("locate-message", "tracing")
-        visitor.page.click("#engram-locate-stop")
-        visitor.reads("locate-message", "Stopped")
-        assert ended.wait(20)
+        begin(visitor, "tracing")
+        begin(waiting, "queue")
+        stop(waiting)
+        assert ended == []
+        stop(visitor)
+        assert len(ended) == 1
     visitor.locate()
+    waiting.leave()

@@ -194,13 +194,13 @@ def test_a_stop_is_heard_by_whom_it_is_for_and_by_their_latest_work() -> None:
     stops = Stops()
     ann, bob = (gr.Request(session_hash=name) for name in ("ann", "bob"))
     with stops.heard(ann) as hers, stops.heard(bob) as his:
-        stops.ask(ann)
+        assert stops.ask(ann)
         his()
         with pytest.raises(Stopped):
             hers()
         with stops.heard(ann) as next_one:  # begun after the stop
             next_one()
-    stops.ask(ann)  # nothing runs: nothing happens
+    assert not stops.ask(ann)  # nothing runs: nothing happens
     with stops.heard(ann) as later:
         later()
 

@@ -108,7 +108,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Case(Shown):
-    """A fact to edit, with the prompts and texts that show what the edit did (CounterFact's fields, PROTOCOL §4).
+    """A fact to edit, with the prompts and texts that show what the edit did (CounterFact's fields).
 
     Args:
         id: the record's name in its data set.

@@ -17,6 +17,7 @@ from engram.cli.common import (
     load_model,
     out,
 )
+from engram.cli.methods import show_settings, summary
 from engram.cli.trace import (
     AnswerOption,
     Facts,
@@ -72,7 +73,7 @@ def locate(
     if facts is not None and prompt is not None:
         raise SettingError("Give a prompt or --facts, not both.")
     locator = locator_named(by, **parsed(kind_named(LOCATORS, by, "locator"), by, settings or []))
-    fact = None if facts is not None else fact_of(prompt, subject, occurrence, answer)
+    fact = None if facts is not None else fact_of("locate", prompt, subject, occurrence, answer)
     place: dict[str, str | None] = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **place, trust_remote_code=trust_remote_code)
     kept = folder if fact is None else None
@@ -103,7 +104,7 @@ def locators(name: Name = None, *, as_json: Json = False) -> None:
     from engram.settings import settings as settings_of
 
     if name is None:
-        first = {each: _first_line(kind_named(LOCATORS, each, "locator")) for each in sorted(LOCATORS)}
+        first = {each: summary(kind_named(LOCATORS, each, "locator")) for each in sorted(LOCATORS)}
         if as_json:
             emit_json(first)
             return
@@ -117,11 +118,4 @@ def locators(name: Name = None, *, as_json: Json = False) -> None:
         rows = {k: {"type": s.kind, "default": s.default_text, "meaning": s.meaning} for k, s in known.items()}
         emit_json(rows)
         return
-    table = Table("setting", "type", "default", "meaning", box=None)
-    for setting in known.values():
-        table.add_row(setting.name, setting.kind, setting.default_text, setting.meaning)
-    out().print(table)
-
-
-def _first_line(kind: type[object]) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]
+    show_settings(known)

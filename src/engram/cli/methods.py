@@ -68,8 +68,8 @@ def show_settings(known: "dict[str, Setting]") -> None:
     out().print(table)
 
 
-def summary(kind: "type[Editor]") -> str:
-    """Return the first line of what a method says of itself."""
+def summary(kind: type[object]) -> str:
+    """Return the first line of what a method or a locator says of itself."""
     return (kind.__doc__ or "").strip().splitlines()[0]
 
 

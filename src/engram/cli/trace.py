@@ -102,7 +102,7 @@ def trace(
     options |= {"chat": chat}
     if facts is not None and prompt is not None:
         raise SettingError("Give a prompt or --facts, not both.")
-    fact = None if facts is not None else fact_of(prompt, subject, occurrence, answer)
+    fact = None if facts is not None else fact_of("trace", prompt, subject, occurrence, answer)
     place: dict[str, str | None] = {"device": device, "dtype": dtype, "device_map": device_map, "revision": revision}
     lm = load_model(model, **place, trust_remote_code=trust_remote_code)
     if fact is None:
@@ -166,8 +166,8 @@ def say_where(plot: Path | None, folder: Path | None) -> None:
         note(f"results: {folder}")
 
 
-def fact_of(prompt: str | None, subject: str | None, occurrence: int | None, answer: str | None) -> "Fact":
-    """Make the fact that was typed.
+def fact_of(verb: str, prompt: str | None, subject: str | None, occurrence: int | None, answer: str | None) -> "Fact":
+    """Make the fact that was typed behind a verb.
 
     Raises:
         SettingError: no prompt, or no subject.
@@ -176,7 +176,7 @@ def fact_of(prompt: str | None, subject: str | None, occurrence: int | None, ans
 
     if prompt is None or subject is None:
         raise SettingError(
-            "Give a prompt and its --subject, such as: engram trace mini 'The Space Needle is in' "
+            f"Give a prompt and its --subject, such as: engram {verb} mini 'The Space Needle is in' "
             "--subject 'Space Needle'; or --facts with a file."
         )
     subject = subject.strip()

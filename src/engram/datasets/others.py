@@ -18,7 +18,7 @@ from engram.facts import Case
 def zsre(
     path: str | Path, *, target: Literal["alt", "answer"] = "alt", **selection: Unpack[SelectionOptions]
 ) -> Dataset:
-    """Read zsRE (`zsre_mend_eval`, PROTOCOL §5): one rephrasing, and an unrelated question as locality prompt.
+    """Read zsRE (`zsre_mend_eval`; ROME paper, §3.2): one rephrasing, and an unrelated question as locality prompt.
 
     Args:
         path: the JSON file.

@@ -7,8 +7,6 @@ JSON names the SHA-256 of the tensors, so a pair that does not belong together, 
 import hashlib
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from engram.editing.changes import KINDS, Change
 from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import EditError, EngramError
 from engram.facts import Fact
+from engram.storage import write_files
 
 if TYPE_CHECKING:
     from engram.editing.edit import Edit
@@ -118,32 +117,12 @@ def save(edit: "Edit", folder: Path) -> Path:
     )
     text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_together(folder, {TENSORS: data, JSON: text.encode()})
+        write_files(folder, {TENSORS: data, JSON: text})
     except OSError as error:
         raise EditError(
             f"The edit could not be saved in {str(folder)!r}: {error}. What was there is unchanged."
         ) from error
     return folder
-
-
-def write_together(folder: Path, files: dict[str, bytes]) -> None:
-    """Write several files so that none replaces its old version before all are completely on disk."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for name, data in files.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            staged.append((Path(temporary), folder / name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for temporary, final in staged:
-            temporary.chmod(0o644)
-            temporary.replace(final)
-    finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> dict[str, Any]:

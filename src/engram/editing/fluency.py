@@ -23,6 +23,7 @@ from engram.errors import SettingError
 from engram.models.chat import Wrap
 from engram.models.generation import Generation, generate_batch
 from engram.models.linear import is_quantised, weight_norm
+from engram.models.texts import perplexity_of, text_losses
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -247,7 +248,6 @@ def relative_norm(lm: "LM", edit: Edit, name: str) -> float:
     return change / size if size else math.inf
 
 
-@torch.no_grad()
 def perplexity(lm: "LM", texts: Sequence[str]) -> float:
     """Return exp of the mean negative log-likelihood per token over some texts, each read alone.
 
@@ -255,19 +255,11 @@ def perplexity(lm: "LM", texts: Sequence[str]) -> float:
         NumericalError: the model's output has NaN or infinity.
         SettingError: no text has two tokens.
     """
-    total, count = 0.0, 0
-    for begin in range(0, len(texts), _BATCH):
-        encoded = lm.encode(list(texts[begin : begin + _BATCH]))
-        logits = lm.forward(encoded.ids, mask=encoded.mask)[:, :-1].float()
-        lm.require_finite(logits, "The output on held-out text")
-        next_ids = encoded.ids[:, 1:].to(logits.device)
-        real = encoded.mask[:, 1:].to(logits.device)
-        nll = -logits.log_softmax(-1).gather(-1, next_ids.unsqueeze(-1)).squeeze(-1)
-        total += float((nll * real).double().sum())
-        count += int(real.sum())
+    rows: list[list[int]] = [row for text in texts if len(row := lm.encode(text).ids[0].tolist()) > 1]
+    count = sum(len(row) - 1 for row in rows)
     if not count:
         raise SettingError("The held-out texts have one token each. Give whole sentences.")
-    return math.exp(min(total / count, 700.0))
+    return perplexity_of(sum(text_losses(lm, rows)), count)
 
 
 def repeated(lm: "LM", texts: Sequence[str], prompts: Sequence[str]) -> float:

@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from engram.errors import SettingError
 from engram.showing import Shown, columns_of, html_table
 from engram.stats.cache import default_folder
+from engram.storage import write_file
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -60,7 +59,7 @@ class Tuned(Shown):
         method: the method's name.
         best: the candidate whose numbers edits use from now on.
         usual: what the method would use without tuning, tried on the same records.
-        tried: all candidates, the best one first.
+        tried: all candidates, the one with the highest score first.
         unedited: ES, PS and NS of the unedited model on the same records, in percent.
         data: the data set's name.
         digest: its content.
@@ -87,6 +86,13 @@ class Tuned(Shown):
     def _lines(self) -> Iterable[str]:
         yield f"{self.method} of {self.model}: {self.best.name}, {self._found} of {self.data}, {self.date}"
         yield from columns_of(self._rows())
+        if self.keeps_the_usual:
+            yield "Nothing beats what is used without tuning by more than the interval of the difference, so it stays."
+
+    @property
+    def keeps_the_usual(self) -> bool:
+        """Whether tuning found nothing that is shown to be better."""
+        return self.best.settings == self.usual.settings
 
     def _inside(self) -> Iterable[str]:
         heads, *rows = self._rows()
@@ -162,22 +168,13 @@ def keep_tuned(lm: "LM", found: Tuned) -> Path:
         SettingError: the cache folder cannot be written.
     """
     file = tuned_file(lm, found.method)
-    part: Path | None = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        part = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(found.plain(), indent=1) + "\n")
-        part.replace(file)
+        write_file(file, json.dumps(found.plain(), indent=1) + "\n")
     except OSError as error:
         raise SettingError(
             f"What was tuned cannot be kept in {file.parent}: {error.strerror}. Set ENGRAM_CACHE to a folder that can "
             "be written."
         ) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
     return file
 
 

@@ -1,4 +1,4 @@
-"""The metrics, as pure functions of numbers and texts (ROME paper §3.4 and appendix D; PROTOCOL §4 and §5).
+"""The metrics, as pure functions of numbers and texts (ROME paper §3.4 and appendix D).
 
 Scores of prompts are mean token negative log-likelihoods [prompt, (new, true)] in nats. Everything here is a plain
 number between its natural bounds; tables multiply by 100 where the paper does.
@@ -6,16 +6,15 @@ number between its natural bounds; tables multiply by 100 where the paper does.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+from engram.intervals import harmonic_mean
+
 Pairs = Float[np.ndarray, "_ 2"]
 """Mean NLL of the new and of the true target after each prompt (no axis name: fields of one case differ in length)."""
-
-Z95 = 1.959963984540054
-"""Half width of a 95 % interval in standard errors (normal approximation, as published)."""
 
 
 def success(nll: Pairs) -> float:
@@ -36,13 +35,6 @@ def kept(nll: Pairs) -> float:
 def kept_magnitude(nll: Pairs) -> float:
     """Mean of P(true) - P(new) on neighborhood prompts (NM)."""
     return -magnitude(nll)
-
-
-def harmonic_mean(values: Sequence[float]) -> float:
-    """Harmonic mean; 0 where a value is 0 or less (S, from the means of ES, PS and NS)."""
-    if min(values) <= 0:
-        return 0.0
-    return len(values) / sum(1 / value for value in values)
 
 
 def words(text: str) -> list[str]:
@@ -76,41 +68,6 @@ def begins_with(text: str, target: str) -> bool:
     return found.startswith(wanted) and not found[len(wanted) : len(wanted) + 1].isalnum()
 
 
-def mean_interval(values: Sequence[float | int]) -> tuple[float, float]:
-    """Return the mean and the half width of its 95 % interval; the width is NaN for a single value."""
-    array = np.asarray(values, dtype=np.float64)
-    if len(array) < 2:
-        return float(array.mean()), math.nan
-    return float(array.mean()), float(Z95 * array.std(ddof=1) / math.sqrt(len(array)))
-
-
-def median_interval(values: Sequence[float | int]) -> tuple[float, float]:
-    """Return the median and half the width of its 95 % interval by order statistics."""
-    array = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(array)
-    if n < 2:
-        return float(np.median(array)), math.nan
-    reach = Z95 * math.sqrt(n) / 2
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
-    return float(np.median(array)), float(array[high] - array[low]) / 2
-
-
-def harmonic_interval(columns: Float[np.ndarray, "case column"]) -> tuple[float, float]:
-    """Return the harmonic mean of column means and the half width of its 95 % interval (delta method).
-
-    The columns' covariance over cases counts: ES, PS and NS of one case are not independent.
-    """
-    means = columns.mean(axis=0)
-    score = harmonic_mean([float(m) for m in means])
-    if len(columns) < 2:
-        return score, math.nan
-    if score == 0:
-        return 0.0, 0.0
-    gradient = score**2 / (len(means) * means**2)
-    variance = float(gradient @ np.cov(columns, rowvar=False) @ gradient) / len(columns)
-    return score, Z95 * math.sqrt(max(0.0, variance))
-
-
 def relative_score(columns: Float[np.ndarray, "case 4"]) -> float:
     """Return S against the unedited model, from columns ES, PS, NS and the unedited model's NS.
 
@@ -119,15 +76,3 @@ def relative_score(columns: Float[np.ndarray, "case 4"]) -> float:
     """
     es, ps, ns, unedited = (float(mean) for mean in columns.mean(axis=0))
     return harmonic_mean([es, ps, 1.0 if unedited == 0 else min(1.0, ns / unedited)])
-
-
-def jackknife(
-    function: Callable[[Float[np.ndarray, "case column"]], float], columns: Float[np.ndarray, "case column"]
-) -> tuple[float, float]:
-    """Return a function of all cases and half the width of its 95 % interval; the width is NaN for a single case."""
-    n = len(columns)
-    if n < 2:
-        return function(columns), math.nan
-    without = np.array([function(np.delete(columns, i, axis=0)) for i in range(n)])
-    variance = (n - 1) / n * float(np.square(without - without.mean()).sum())
-    return function(columns), Z95 * math.sqrt(variance)

@@ -13,8 +13,8 @@ import numpy as np
 
 from engram.errors import RunError, SettingError, did_you_mean
 from engram.evaluation import tables
-from engram.evaluation.metrics import harmonic_interval, mean_interval, median_interval
 from engram.evaluation.verdicts import COLUMNS, FIRST_COLUMNS, Column, column_key
+from engram.intervals import harmonic_interval, mean_interval, median_interval
 from engram.runs import Record, read_records, read_run
 from engram.showing import Shown, frame
 

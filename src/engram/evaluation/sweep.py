@@ -23,6 +23,7 @@ from engram.locate import AverageTrace
 from engram.progress import Doing, Progress, named, progress_for
 from engram.settings import settings as settings_of
 from engram.showing import Shown, frame
+from engram.storage import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -312,7 +313,6 @@ def _traced(trace: AverageTrace | None, layer: int) -> str:
 
 def write_sweep(swept: Sweep, folder: Path) -> None:
     """Keep a sweep's table and figure in its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"model": swept.model, "layers": swept.n_layers, "places": swept.plain()}, indent=2)
-    (folder / "sweep.json").write_text(text + "\n", encoding="utf-8")
+    write_file(folder / "sweep.json", text + "\n")
     swept.plot(folder / "sweep.png")

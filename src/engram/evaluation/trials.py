@@ -14,11 +14,12 @@ from engram.editing.tuned import Tried
 from engram.evaluation.editors import Unedited, with_numbers
 from engram.evaluation.halving import Candidate
 from engram.evaluation.measuring import Scoring
-from engram.evaluation.metrics import jackknife, relative_score
+from engram.evaluation.metrics import relative_score
 from engram.evaluation.records import record_of
 from engram.evaluation.scores import CaseScores
 from engram.evaluation.work import CaseWorker, Job
 from engram.facts import Case
+from engram.intervals import jackknife
 from engram.runs import RunStore
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ class Trials:
         """Return what candidates are sorted by: the score, then the probabilities behind it."""
         rows = self._rows(named(candidate), count)
         return relative_score(rows[:, :4]), float(rows[:, 4].mean())
+
+    def beats(self, one: Candidate, other: Candidate) -> bool:
+        """Say whether a candidate's score is above another's by more than half the 95 % interval of the difference.
+
+        The difference is taken over the same records; a single record has no interval and shows nothing.
+        """
+        count = len(self.cases)
+        pairs = np.hstack([self._rows(named(candidate), count)[:, :4] for candidate in (one, other)])
+        lead, half = jackknife(lambda rows: relative_score(rows[:, :4]) - relative_score(rows[:, 4:]), pairs)
+        return lead > half
 
     def unedited(self) -> dict[str, float]:
         """Return the unedited model's columns in percent."""

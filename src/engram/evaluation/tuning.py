@@ -61,8 +61,9 @@ def tune(
 
     The score is S against the unedited model: the harmonic mean of ES, PS and NS / NS of the unedited model (at most
     1), each the mean over the records. A candidate is tried on few records first and on all of them in the end
-    (`engram.evaluation.halving`); what the method would use untuned is tried on all of them, too. Equal scores are
-    parted by the probabilities behind them (EM + PM + NM). An edit that fails counts as one that changed nothing.
+    (`engram.evaluation.halving`). Equal scores are parted by the probabilities behind them (EM + PM + NM). An edit that
+    fails counts as one that changed nothing. What the method would use untuned is tried on all records, too, and stays
+    unless the first candidate, partly the luckiest, beats it by more than the 95 % interval of their difference.
 
     Args:
         lm: the model; as before afterwards, bit for bit.
@@ -192,7 +193,8 @@ def _search(trials: Trials, values: Tunable, usual: Candidate) -> dict[str, Any]
         return sorted(some, key=lambda candidate: trials.key(candidate, count), reverse=True)
 
     last = halve(pool, values.then, total, rank)
-    best, *_ = rank([*last, *([] if named(usual) in map(named, last) else [usual])], total)
+    first, *_ = rank([*last, *([] if named(usual) in map(named, last) else [usual])], total)
+    best = first if trials.beats(first, usual) else usual
     tried = sorted(counts.values(), key=lambda item: (item[1], trials.key(*item)), reverse=True)
     return {
         "best": trials.tried(best, total),

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import safetensors
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from engram.errors import DataError, SettingError, did_you_mean
+from engram.intervals import Z95
 from engram.locate.groups import GROUPS
-from engram.runs.store import write_atomically
 from engram.showing import Shown, around, cut, frame, html_picture, short
+from engram.storage import write_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from engram.plots import Panel
 
 FORMAT = 1
-Z95 = 1.959963984540054  # of the normal distribution
 HINT = "  .plot() draws it, .dataframe() has every number"
 _PICTURE = 2  # axes of one
 
@@ -312,11 +312,9 @@ class Grid(Shown):
     def save(self, folder: str | Path) -> Path:
         """Write grid.json and grid.safetensors into a folder, which is made; return the folder."""
         where = Path(folder)
-        where.mkdir(parents=True, exist_ok=True)
-        tensors = {"values": self.values.contiguous(), "baseline": self.baseline.contiguous()}
-        save_file(tensors, where / "grid.safetensors.part")
-        (where / "grid.safetensors.part").replace(where / "grid.safetensors")
-        write_atomically(where / "grid.json", json.dumps(self._plain(), ensure_ascii=False) + "\n")
+        tensors = save({"values": self.values.contiguous(), "baseline": self.baseline.contiguous()})
+        text = json.dumps(self._plain(), ensure_ascii=False) + "\n"
+        write_files(where, {"grid.safetensors": tensors, "grid.json": text})
         return where
 
     @classmethod

@@ -12,11 +12,12 @@ from torch.nn import functional
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from engram.mini.measure import Answer, ask, by_relation, questions, summarize
-from engram.mini.package import write_json, write_text
+from engram.mini.package import write_json
 from engram.mini.recipe import Recipe
 from engram.mini.records import MISSED_FILE
 from engram.mini.text import Writer
 from engram.mini.world import load_world
+from engram.storage import write_file
 
 MEASURED_FILE = "measured.json"
 _HELD_OUT_PASSAGES = 1000
@@ -88,7 +89,7 @@ def write_measurements(folder: Path, measured: Measured, missed: list[str]) -> N
 def write_card(folder: Path) -> None:
     """Write README.md, the model card, from measured.json."""
     measured = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
-    write_text(folder / "README.md", _HEAD.format(**measured["world"]) + tables(measured) + _LIMITS)
+    write_file(folder / "README.md", _HEAD.format(**measured["world"]) + tables(measured) + _LIMITS)
 
 
 def tables(measured: Measured) -> str:

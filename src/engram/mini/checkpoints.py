@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from engram.errors import DataError
 from engram.mini.optimizers import Optimizers
 from engram.mini.recipe import Recipe
+from engram.storage import write_file
 
 
 def save_checkpoint(path: Path, optimizers: Optimizers, recipe: Recipe, *, step: int) -> None:
@@ -22,10 +23,7 @@ def save_checkpoint(path: Path, optimizers: Optimizers, recipe: Recipe, *, step:
         for optimizer in optimizers.members:
             if weight in optimizer.state:
                 tensors |= {f"{key}|{name}": value for key, value in optimizer.state[weight].items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"step": str(step), "recipe": _described(recipe)})
-    temporary.replace(path)
+    write_file(path, save(tensors, metadata={"step": str(step), "recipe": _described(recipe)}))
 
 
 def load_checkpoint(path: Path, optimizers: Optimizers, recipe: Recipe) -> int:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from engram.storage import write_file
 
 _LEFT_OUT = ("lm_head.weight",)
 
@@ -39,11 +41,9 @@ def save_package(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, fol
     model.config.architectures = ["GPT2LMHeadModel"]
     model.config.dtype = torch.float32
     model.config.update(EDITING)
-    write_text(folder / "config.json", model.config.to_json_string())
+    write_file(folder / "config.json", model.config.to_json_string())
     weights = {name: w.half().contiguous() for name, w in model.state_dict().items() if name not in _LEFT_OUT}
-    temporary = folder / "model.safetensors.part"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    write_file(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.n_positions}
     write_json(folder / "tokenizer_config.json", settings | _special_tokens(tokenizer))
@@ -55,11 +55,4 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a value as JSON in one piece."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

@@ -3,7 +3,7 @@
 A `Layout` names four places: the list of blocks, and inside a block the output projections of attention and MLP, and
 the token embedding. Output projections are used rather than whole attention or MLP modules because their inputs and
 outputs mean the same in every family (BLOOM's MLP module adds the residual itself, OPT has no MLP module, modules
-return tuples in some versions): the input of `mlp_out` is the **key**, its output the **value** (PROTOCOL §1).
+return tuples in some versions): the input of `mlp_out` is the **key**, its output the **value** (ROME paper, §3).
 """
 
 import re

@@ -326,7 +326,7 @@ class LM:
         *,
         batch_size: int = 64,
     ) -> Float[Tensor, "batch continuation"]:
-        """Return the mean token negative log-likelihood (nats) of continuations after prompts (PROTOCOL §4).
+        """Return the mean token negative log-likelihood (nats) of continuations after prompts (as CounterFact scores).
 
         Args:
             prompts: one or more prompts; each is run once, whatever the number of its continuations.

@@ -1,6 +1,6 @@
 """Running the network from the middle: from layer l, from position t, with the earlier positions cached.
 
-Nothing that happens at (layer l, position t) changes layers below l or positions before t (DESIGN §4). `prefill` runs a
+Nothing that happens at (layer l, position t) changes layers below l or positions before t. `prefill` runs a
 prompt once and keeps its keys and values; `resume` runs only what is left. The model's own forward does the work, so
 masks, rotary angles and logit scaling are the family's own: blocks below l are skipped, and what enters block l is
 replaced. Rows may join while the pass climbs (`arrivals` is asked at every block), which is how a causal trace restores

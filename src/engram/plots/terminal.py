@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import Float
 from rich.text import Text
 
-from engram.showing import WIDTH, cut
+from engram.showing import cut
 
 _WORD, _LABEL = 8, 18
+_TERMINAL = 80
+"""Columns of the narrowest terminal that is usual, and of a file: longer lines of words would be broken there."""
 _SHADES = " ·░▒▓█"
 _COLORS = {"state": (128, 90, 213), "mlp": (56, 161, 105), "attn": (229, 62, 62)}
 
@@ -80,7 +82,7 @@ def word_text(
     high, many = max(float(values.max()), low) if values.size else low, values.shape[1]
     labels = [cut(f"{row}*" if i in marked else row, _LABEL) for i, row in enumerate(rows)]
     margin = max((len(label) for label in labels), default=0)
-    room = max(2, (WIDTH - margin - 2) // (_WORD + 1))
+    room = max(2, (_TERMINAL - margin - 2) // (_WORD + 1))
     shown = sorted({*(many - 1 - round(i * (many - 1) / (room - 1)) for i in range(min(room, many))), many - 1})
     shown = list(range(many)) if many <= room else shown
     names = _names(columns, many)

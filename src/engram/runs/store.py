@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from engram.errors import RunError
+from engram.storage import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -303,13 +304,9 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_file(path, text)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror}.") from error
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engram.errors import EngramError
+from engram.storage import write_file
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -61,20 +61,11 @@ def write(path: Path, key: Mapping[str, Any], tensors: Mapping[str, Tensor], fac
 
 
 def _written(path: Path, data: bytes) -> bool:
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        temporary.replace(path)
+        write_file(path, data)
     except OSError as error:
         logger.warning("statistics could not be kept in %s: %s", path, error)
         return False
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Key second moments C = E[k kᵀ] (PROTOCOL §1): the sums while text is read, and the finished statistics that solve."""
+"""Key second moments C = E[k kᵀ] (ROME paper, §3.1): sums while text is read, and the finished statistics."""
 
 import logging
 from collections.abc import Mapping

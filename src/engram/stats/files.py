@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +11,24 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engram.errors import DataError
+from engram.storage import write_files
 
 FORMAT = 1
 JSON, TENSORS = "statistics.json", "statistics.safetensors"
 
 
 def write_folder(folder: Path, document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write both files, each beside its place first; the JSON, which names the other's hash, comes last.
+    """Write both files in one piece; the JSON, which names the other's hash, takes its place last.
 
     Raises:
         DataError: the folder cannot be written.
     """
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     whole = {"format": FORMAT, **document, "tensors_sha256": hashlib.sha256(data).hexdigest()}
-    staged: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {TENSORS: data, JSON: (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()}
-        for name, content in files.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            staged.append(Path(temporary))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-        for temporary, name in zip(staged, files, strict=True):
-            temporary.chmod(0o644)
-            temporary.replace(folder / name)
+        write_files(folder, {TENSORS: data, JSON: json.dumps(whole, indent=1, ensure_ascii=False) + "\n"})
     except OSError as error:
         raise DataError(f"The statistics could not be saved in {str(folder)!r}: {error}.") from error
-    finally:
-        for temporary in staged:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
     return folder
 
 

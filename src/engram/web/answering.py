@@ -78,10 +78,33 @@ class Stops:
             if self._working.get(name) is asked:
                 del self._working[name]
 
-    def ask(self, visitor: gr.Request | None) -> None:
-        """Ask a visitor's work to end at its next step."""
-        if asked := self._working.get(_name(visitor)):
+    def ask(self, visitor: gr.Request | None) -> bool:
+        """Ask a visitor's work to end at its next step; say whether any is under way."""
+        asked = self._working.get(_name(visitor))
+        if asked is not None:
             asked.set()
+        return asked is not None
+
+
+def stop_with(button: gr.Button, stops: Stops, events: list[Any], message: gr.HTML) -> None:
+    """Let a button end a visitor's work, or take it out of the queue where it still waits for its turn.
+
+    Work that runs is never cancelled as well: Gradio ends a running event in the browser and in the server apart,
+    and its progress bar may stay for good.
+
+    Args:
+        button: it.
+        stops: where the work looks.
+        events: what starts the work.
+        message: where it is said.
+    """
+    waiting = gr.State(0)
+
+    def end(times: int, visitor: gr.Request) -> Changes:
+        return {message: texts.said("Stopped."), waiting: times if stops.ask(visitor) else times + 1}
+
+    button.click(end, [waiting], [message, waiting], **QUICK)
+    waiting.change(None, None, None, cancels=events, **QUICK)
 
 
 def _name(visitor: gr.Request | None) -> str:

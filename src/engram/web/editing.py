@@ -8,7 +8,7 @@ from engram.editing import METHODS
 from engram.errors import EngramError, SettingError, did_you_mean
 from engram.facts import Fact
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, Stops, guarded, told
+from engram.web.answering import QUICK, WITH_MODEL, Changes, Stops, guarded, stop_with, told
 from engram.web.ledger import Ledger
 from engram.web.limits import bounded_lines
 from engram.web.locating import Locating
@@ -104,7 +104,7 @@ class Editing:
             event.then(self.mark, asked, [self.stale], js="(...given) => engram.reveal(given)", **QUICK)
         for event in (first.prompt.change, first.subject.change, self.target.change):
             event(self.mark, asked, [self.stale], **QUICK)
-        self.stop.click(self.end, None, [self.message], cancels=events, **QUICK)
+        stop_with(self.stop, self.stops, events, self.message)
 
     def offer_presets(self, method: str | None) -> Changes:
         """Offer a method's presets."""
@@ -154,11 +154,6 @@ class Editing:
             }
 
         return run
-
-    def end(self, visitor: gr.Request) -> Changes:
-        """End what runs for this visitor."""
-        self.stops.ask(visitor)
-        return {self.message: texts.said("Stopped.")}
 
     def mark(
         self, prompt: str | None, subject: str | None, pick: Pick | None, target: str | None, shown: Fact | None

@@ -8,7 +8,19 @@ from engram.errors import EngramError
 from engram.facts import Fact, occurrences
 from engram.locate import usual_window
 from engram.web import texts
-from engram.web.answering import FILES, QUICK, WITH_MODEL, Changes, Stops, guarded, handed_out, sent, steps, whole
+from engram.web.answering import (
+    FILES,
+    QUICK,
+    WITH_MODEL,
+    Changes,
+    Stops,
+    guarded,
+    handed_out,
+    sent,
+    steps,
+    stop_with,
+    whole,
+)
 from engram.web.examples import Example, examples
 from engram.web.figures import SITES, as_csv, as_png, heat_map, in_words, number_tables, peaks
 from engram.web.limits import bounded
@@ -135,7 +147,7 @@ class Locating:
         ]
         for event in events:
             event.then(self.mark, asked, [self.stale], **QUICK)
-        self.stop.click(self.end, None, [self.message], cancels=events, **QUICK)
+        stop_with(self.stop, self.stops, events, self.message)
         self.chosen.select(guarded(self.choose_cell(layer), self.chosen), [self.located], [layer, self.chosen], **QUICK)
         for button, write, kind in ((self.picture, as_png, "png"), (self.numbers, as_csv, "csv")):
             button.click(
@@ -214,11 +226,6 @@ class Locating:
             return {**self._shown(located), onwards: gr.Accordion(open=True)}
 
         return run
-
-    def end(self, visitor: gr.Request) -> Changes:
-        """End what runs for this visitor."""
-        self.stops.ask(visitor)
-        return {self.message: texts.said("Stopped.")}
 
     def mark(
         self,

@@ -7,10 +7,7 @@ edit beside the weights changes, which no hash knows of, `find_values` sees in t
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ from torch import Tensor
 from engram.editing.records import FactRecord, Mode
 from engram.errors import DataError
 from engram.facts import Fact
+from engram.storage import write_file
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -80,20 +78,10 @@ class Kept:
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             metadata={"record": json.dumps(asdict(record))},
         )
-        part: Path | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            part = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            part.replace(path)
+            write_file(path, data)
         except OSError as error:
             raise DataError(f"Values cannot be kept in {str(path.parent)!r}: {error}. Give another folder.") from error
-        finally:
-            if part is not None:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
 
     def _path(self, fact: Fact, mode: Mode) -> Path:
         name = hashlib.sha256(f"{self.circumstances}\n{mode}\n{fact!r}".encode()).hexdigest()[:24]

@@ -133,7 +133,7 @@ def _place(token: str, length: int) -> int:
 
 
 def essence_row(lm: "LM", index: int, fact: Fact, wrap: Wrap, *, at_subject: bool, token: str = "subject_last") -> Row:
-    """Return the row "<subject> is a", on which the model's output must stay (PROTOCOL §3).
+    """Return the row "<subject> is a", on which the model's output must stay (ROME paper, §3.1, eq. 4).
 
     Args:
         lm: the model.

@@ -12,11 +12,12 @@ import numpy as np
 from engram.errors import DataError
 from engram.facts import Case, Fact
 from engram.given import require_each, require_lm
+from engram.intervals import Z95, mean_interval
 from engram.locate.groups import GROUPS, token_groups
 from engram.locate.many import over_facts
 from engram.locate.tracing.result import CausalTrace
 from engram.locate.tracing.settings import TraceOptions, TraceSettings
-from engram.locate.tracing.words import Z95, average_head, average_lines, average_rows, site_name
+from engram.locate.tracing.words import average_head, average_lines, average_rows, site_name
 from engram.locate.tracing.work import TRACING, trace_with
 from engram.models.chat import wrap_for
 from engram.progress import AnyProgress, Doing, named, progress_for
@@ -47,9 +48,7 @@ class Mean:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
         """Average numbers."""
-        many = len(values)
-        spread = float(np.std(values, ddof=1)) if many > 1 else math.nan
-        return cls(float(np.mean(values)) if many else math.nan, Z95 * spread / many**0.5 if many else math.nan, many)
+        return cls(*(mean_interval(values) if values else (math.nan, math.nan)), len(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from engram.locate.grid import HINT, Z95
+from engram.intervals import Z95
+from engram.locate.grid import HINT
 from engram.showing import around, cut, short
 
 if TYPE_CHECKING:
