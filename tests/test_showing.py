@@ -12,9 +12,9 @@ import torch
 
 import engram.cli  # every part of the library, and so every class that shows itself
 from edits import golden_lm, random_edit
-from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, FactRecord
+from engram.editing import FT, FTL, GRACE, MEMIT, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
-from engram.editing.changes import LowRank, Preamble
+from engram.editing.changes import Codebook, LowRank, Preamble
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.methods.rome import PRESETS
@@ -83,6 +83,12 @@ def statistics() -> KeyStatistics:
     return KeyStatistics({layer: LayerMoment(torch.eye(640), 100, 0.01) for layer in range(48)}, "f" * 16, "a.csv")
 
 
+def codebook() -> Codebook:
+    """As many entries as a thousand edits make, with labels as users type them."""
+    wide = torch.eye(999)
+    return Codebook(module="m", keys=wide, values=wide, radii=torch.arange(999.0), labels=(HOSTILE,) * 999)
+
+
 def values() -> Values:
     names = ("keys", "old", "bare_keys", "start", "wanted")
     return Values(**dict.fromkeys(names, torch.eye(99)), records=hostile_edit().records * 99)
@@ -110,7 +116,7 @@ def examples() -> list[Any]:
         *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
-        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), values()),
+        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), GRACE()),
         *(
             edit,
             hostile_edit(),
@@ -118,6 +124,8 @@ def examples() -> list[Any]:
             hostile_edit().records[0],
             *edit.updates.values(),
             Preamble(ids=torch.tensor([1, 2])),
+            codebook(),
+            values(),
             *passing(),
         ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),
