@@ -12,9 +12,12 @@ import tolerance
 import torch
 from torch import Tensor
 
+import engram
 from edits import unchanged, weights_of
-from engram.editing import Edit, applied_rows
+from engram.editing import Edit, applied_rows, method_named
 from engram.editing.changes import KINDS, Change
+from engram.editing.methods import METHODS, method_kind
+from engram.editing.parts.editor import Editor
 from engram.errors import EditError
 from engram.facts import Fact
 from engram.locate import Grid, averaged, locate_many
@@ -22,7 +25,7 @@ from engram.models import LM
 from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate_batch
 from engram.models.scoring import score_batch
-from engram.settings import made, plain
+from engram.settings import made, plain, settings
 
 PROMPTS = ["Ann lives in the city of", "Bo", "It was said that Cy plays the"]
 ANSWERS = ["Rome", "chess today"]
@@ -45,6 +48,76 @@ def check_change(lm: LM, change: Change, folder: Path) -> None:
     _continues_as_it_began(lm, edit)
     _is_taken_back_in_any_order(lm, edit)
     _says_what_it_cannot_do(lm, edit, folder)
+
+
+def check_method(lm: LM, method: Editor, facts: Sequence[Fact], folder: Path) -> None:
+    """Hold a method against its contract, with settings under which a few steps write two facts or more."""
+    assert METHODS[method.name].endswith(f":{type(method).__name__}"), "a method is registered under its name"
+    before, plain = weights_of(lm), _asked(lm, facts)
+    edits = [method(lm, [fact]) for fact in facts]
+    assert unchanged(lm, before) and torch.equal(_asked(lm, facts), plain), "the model was changed"
+    assert all(edit and edit.facts == (fact,) for edit, fact in zip(edits, facts, strict=True))
+    _edits_write_and_are_as_alone(lm, edits, facts, plain)
+    _edits_are_kept_stacked_and_taken_back(lm, edits, facts, folder)
+    _goes_on(lm, method, edits[0], facts)
+    _can_be_said_in_json(method)
+
+
+def _asked(lm: LM, facts: Sequence[Fact], edits: Sequence[Edit | None] | None = None) -> Tensor:
+    """NLL of the targets, each row under its own edit: [fact]."""
+    with applied_rows(lm, edits or [None] * len(facts)):
+        return score_batch(lm, [fact.text for fact in facts], [[str(fact.target)] for fact in facts])[:, 0]
+
+
+def _edits_write_and_are_as_alone(lm: LM, edits: Sequence[Edit], facts: Sequence[Fact], plain: Tensor) -> None:
+    alone = torch.stack([_asked(lm, [fact], [edit])[0] for fact, edit in zip(facts, edits, strict=True)])
+    assert (alone < plain).all(), "a target became no likelier"
+    assert close(lm, _asked(lm, facts, edits), alone), "a row depends on the others"
+    texts = [f"{fact.text} {fact.target}" for fact in facts]
+    for edit, fact in zip(edits, facts, strict=True):
+        with edit.applied(lm), torch.no_grad():
+            lone = lm.forward(lm.encode(fact.text).ids)[0]
+            for side in ("left", "right"):
+                encoded = lm.encode([fact.text, *texts], padding_side=side)
+                row = lm.forward(encoded.ids, mask=encoded.mask)[0]
+                row = row[-len(lone) :] if side == "left" else row[: len(lone)]
+                assert torch.allclose(row, lone, atol=4 * tolerance.of_logits(lm)), f"padding on the {side} matters"
+
+
+def _edits_are_kept_stacked_and_taken_back(lm: LM, edits: Sequence[Edit], facts: Sequence[Fact], folder: Path) -> None:
+    before, both = weights_of(lm), edits[0] + edits[1]
+    back = Edit.load(both.save(folder / "both"), lm)
+    assert back.digest == both.digest and back.facts == both.facts and back.describe() == both.describe()
+    beside = _asked(lm, facts, [both] * len(facts))
+    assert torch.equal(_asked(lm, facts, [back] * len(facts)), beside)
+    both.apply_(lm)
+    assert close(lm, _asked(lm, facts), beside)
+    both.revert_(lm)
+    assert unchanged(lm, before) and lm.acting == [] and lm.overwritten == {}
+
+
+def _goes_on(lm: LM, method: Editor, first: Edit, facts: Sequence[Fact]) -> None:
+    digest = first.digest
+    longer = method(lm, facts[1:], onto=first)
+    verb = engram.edit(lm, facts[1:], method, onto=first, verify=False, force=True)
+    assert first.digest == digest and longer.facts == verb.facts == tuple(facts)
+    rows = [longer] * len(facts)
+    assert close(lm, _asked(lm, facts, rows), _asked(lm, facts, [verb] * len(facts)))
+    assert _asked(lm, facts, rows)[1] < _asked(lm, facts, [first] * len(facts))[1]
+
+
+def _can_be_said_in_json(method: Editor) -> None:
+    known = settings(method_kind(method.name))
+    plain = {name: getattr(method, name) for name in known}
+    plain = {name: value for name, value in plain.items() if _is_plain(value)}
+    typed = json.loads(json.dumps(plain))
+    again = method_named(method.name, **{n: tuple(v) if isinstance(v, list) else v for n, v in typed.items()})
+    assert {name: getattr(again, name) for name in plain} == plain
+
+
+def _is_plain(value: object) -> bool:
+    plain = (bool, int, float, str, type(None))
+    return isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(each, plain) for each in value))
 
 
 def under(lm: LM, edit: Edit, prompts: Sequence[str] = PROMPTS) -> Tensor:

@@ -13,7 +13,7 @@ from families import golden_tokenizer, tiny, tiny_model
 from contracts import PROMPTS, check_change, close, score, under
 from edits import random_edit
 from engram.editing import Dense, Edit, applied_rows
-from engram.editing.changes import KINDS, Change, Preamble, SiteChange, preamble
+from engram.editing.changes import KINDS, Change, Codebook, Preamble, SiteChange, preamble
 from engram.editing.changes.change import array
 from engram.errors import EditError, EditMismatch
 from engram.models import LM
@@ -79,12 +79,28 @@ def choosing(lm: LM, layer: int = 2, *, place: str = "mlp_out") -> Switch:
     raise AssertionError("no seed chooses")
 
 
+def near(lm: LM, prompt: str = PROMPTS[0]) -> Codebook:
+    """A codebook with an entry at one of the prompts, and another that none is near."""
+    module, seen = lm.mlp_out_name(2).removesuffix(".weight"), []
+    handle = lm.model.get_submodule(module).register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    with torch.no_grad():
+        lm.forward(lm.encode(prompt).ids)
+    handle.remove()
+    key = seen[0].reshape(-1, lm.d_mlp)[-1]
+    values = 3 * torch.randn(2, lm.d_model, generator=torch.Generator().manual_seed(3))
+    return Codebook(
+        module=module, keys=torch.stack([key + 50, key]), values=values, radii=torch.full((2,), 1e-2), labels=("a", "b")
+    )
+
+
 def example(kind: str, lm: LM) -> Change:
     match kind:
         case "low-rank":
             return random_edit(lm).changes[0]
         case "dense":
             return Edit.of(lm, {n: Dense(u.dense()) for n, u in random_edit(lm).updates.items()}).changes[0]
+        case "codebook":
+            return near(lm)
         case "preamble":
             return preamble(lm, "Cy plays chess today.")
         case "switch":

@@ -7,7 +7,8 @@ from families import golden_lm, golden_tokenizer, tiny, tiny_model
 
 from engram.errors import LayerNeverRan, SettingError
 from engram.models import LM, Site, patch, record
-from engram.models.hooks import KINDS, skipping
+from engram.models.sites import KINDS, WHOLE
+from engram.models.skipping import skipping
 
 
 def hooks_left(lm: object) -> int:
@@ -105,7 +106,7 @@ def test_a_pass_fuses_gelu_and_gives_the_model_its_own_back() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_of_a_logit_is_the_slope_of_the_logit(family: str, step: float, kind: str) -> None:
     lm = LM(tiny_model(family).double(), golden_tokenizer())
-    site, ids = Site(kind, 0 if kind == "embed" else 1), lm.encode("Today Holzu took lessons in").ids
+    site, ids = Site(kind, 0 if kind in WHOLE else 1), lm.encode("Today Holzu took lessons in").ids
     with record(lm, [site], grad=True) as seen:
         logit = lm.forward(ids)[0, -1, 7]
     (gradient,) = torch.autograd.grad(logit, seen[site])
@@ -116,7 +117,7 @@ def test_a_gradient_of_a_logit_is_the_slope_of_the_logit(family: str, step: floa
             return float(lm.forward(ids)[0, -1, 7])
 
     slope = (moved(step) - moved(-step)) / (2 * step)  # Llama's norm rounds to float32 inside; OPT's ReLU has kinks
-    assert abs(slope) > 1e-3
+    assert abs(slope) > (1e-5 if kind == "k" else 1e-3)  # keys hardly matter in these models
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=5e-3)
 
 

@@ -19,7 +19,7 @@ from engram.facts import Case, Fact
 
 if TYPE_CHECKING:
     from engram import datasets, editing, evaluation, locate, models, plots, runs, stats
-    from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, applied_rows, check, edit, guard
+    from engram.editing import FT, FTL, GRACE, MEMIT, ROME, Check, Edit, applied_rows, check, edit, guard
     from engram.evaluation import Report, evaluate, tune
     from engram.locate import (
         AverageTrace,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FT",
     "FTL",
+    "GRACE",
     "LM",
     "MEMIT",
     "ROME",
@@ -83,7 +84,7 @@ __all__ = [
 
 _PARTS = ("datasets", "editing", "evaluation", "locate", "models", "plots", "runs", "stats")
 _HOMES = {
-    "editing": ("FT", "FTL", "MEMIT", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
+    "editing": ("FT", "FTL", "GRACE", "MEMIT", "ROME", "Check", "Edit", "applied_rows", "check", "edit", "guard"),
     "evaluation": ("Report", "evaluate", "tune"),
     "locate": (
         "AverageTrace",

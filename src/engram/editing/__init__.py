@@ -10,6 +10,7 @@ from engram.editing.editor import edit
 from engram.editing.guard import Health, Thresholds, guard
 from engram.editing.methods import METHODS, Method, method_named
 from engram.editing.methods.finetune import FT, FTL
+from engram.editing.methods.grace import GRACE
 from engram.editing.methods.memit import MEMIT
 from engram.editing.methods.rome import ROME
 from engram.editing.records import FactRecord, Origin
@@ -19,6 +20,7 @@ from engram.editing.tuned import Tuned, forget_tuned, tuned
 __all__ = [
     "FT",
     "FTL",
+    "GRACE",
     "MEMIT",
     "METHODS",
     "ROME",

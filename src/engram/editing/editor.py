@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,29 +67,48 @@ def edit(
         raise SettingError(f"Settings {sorted(settings)} go into the method itself: {type(method).__name__}(...).")
     else:
         made = method
-    with nullcontext() if onto is None else onto.applied(lm):
-        done = _made(lm, facts, made, force=force, verify=verify, progress=progress_for(progress))
-    return done if onto is None else onto + done
+    return _made(lm, facts, made, onto, force=force, verify=verify, progress=progress_for(progress))
 
 
-def _made(lm: "LM", facts: Sequence[Fact], method: Method, *, force: bool, verify: bool, progress: Progress) -> Edit:
+def _made(
+    lm: "LM", facts: Sequence[Fact], method: Method, onto: Edit | None, *, force: bool, verify: bool, progress: Progress
+) -> Edit:
     how = method if isinstance(method, Editor) else Editor()
     modes: list[Mode] = [mode_of(fact, how.mode) for fact in facts]
     asked = [] if force else [i for i, mode in enumerate(modes) if mode != "erase"]
-    said = says(lm, [facts[i] for i in asked], chat=how.chat)
-    known = {i for i, there in zip(asked, said, strict=True) if there}
-    wanted = [fact for i, fact in enumerate(facts) if i not in known]
-    done = method(lm, wanted, progress=progress) if wanted else Edit.of(lm, {}, ())
-    if verify:
-        done = _noted(done, (*contradicted(lm, wanted, chat=how.chat), *_missed(lm, done, how.chat)))
+    with _under(lm, onto):
+        said = says(lm, [facts[i] for i in asked], chat=how.chat)
+        known = {i for i, there in zip(asked, said, strict=True) if there}
+        wanted = [fact for i, fact in enumerate(facts) if i not in known]
+        told = contradicted(lm, wanted, chat=how.chat) if verify else ()
+    done = _gone_on(lm, wanted, method, onto, progress) if wanted else onto or Edit.of(lm, {}, ())
+    if verify and wanted:
+        written = [fact for fact in wanted if mode_of(fact, how.mode) != "erase"]
+        done = _noted(done, (*told, *_missed(lm, done, written, how.chat)))
     left: list[tuple[Fact, Mode]] = [(facts[i], modes[i]) for i in sorted(known)]
     notes = tuple(f"The model says {f.target!r} after {f.text!r} already; nothing to change." for f, _ in left)
-    for note in (*notes, *contradictions(done.origins)):
+    new = done.origins[0 if onto is None else len(onto.origins) :]
+    for note in (*notes, *contradictions(new)):
         logger.warning(note)
     if not known:
         return done
     records = tuple(FactRecord(fact=f, mode=mode, text=f.text, stopped="known already") for f, mode in left)
     return replace(done, origins=(*done.origins, Origin(method="none", settings={}, facts=records, notes=notes)))
+
+
+def _under(lm: "LM", edit: Edit | None) -> AbstractContextManager[object]:
+    return nullcontext() if edit is None else edit.applied(lm)
+
+
+def _gone_on(lm: "LM", facts: Sequence[Fact], method: Method, onto: Edit | None, progress: Progress) -> Edit:
+    """Let a method write facts, onto what an Edit does already if there is one."""
+    if onto is None:
+        return method(lm, facts, progress=progress)
+    if isinstance(method, Editor):
+        return method(lm, facts, onto=onto, progress=progress)
+    with onto.applied(lm):
+        done = method(lm, facts, progress=progress)
+    return onto + done
 
 
 def _facts(given: object) -> list[Fact]:
@@ -98,9 +117,8 @@ def _facts(given: object) -> list[Fact]:
     return [given] if isinstance(given, Fact) else require_each(given, Fact, "fact")
 
 
-def _missed(lm: "LM", done: Edit, chat: bool) -> tuple[str, ...]:
+def _missed(lm: "LM", done: Edit, written: Sequence[Fact], chat: bool) -> tuple[str, ...]:
     """Return a sentence for every fact whose target the edited model does not say."""
-    written = [record.fact for record in done.records if record.mode != "erase"]
     with done.applied(lm):
         there = says(lm, written, chat=chat)
     return tuple(

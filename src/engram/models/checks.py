@@ -9,9 +9,10 @@ from torch import Tensor
 
 from engram.errors import EngramError, UnsupportedModel
 from engram.models.encoding import left_padded
-from engram.models.hooks import Site, patch, record
+from engram.models.hooks import listening, on_block_input, patch, record
 from engram.models.resume import Prefix, prefill, resume
 from engram.models.runs import decoder
+from engram.models.sites import ADDED, Site
 
 if TYPE_CHECKING:
     from engram.models.lm import LM
@@ -36,7 +37,8 @@ def validate(lm: "LM") -> Float[Tensor, "1 pos vocab"]:
         UnsupportedModel: a site is missing, never runs, or has the wrong width.
     """
     middle = lm.n_layers // 2
-    sites = [Site("embed"), *(Site(kind, middle) for kind in ("attn", "key", "mlp", "state"))]
+    kinds = [kind for kind in ("attn", "key", "mlp", "state") if lm.layout.place(kind) is not None]
+    sites = [Site("embed"), *(Site(kind, middle) for kind in kinds)]
     try:
         with torch.no_grad(), record(lm, sites) as seen:
             logits = lm.forward(sample_ids(lm))
@@ -108,6 +110,23 @@ def adds_mlp_to_state(lm: "LM") -> bool:
             lm.forward(ids)
     off = (after[state] - before[state] - nudge.to(after[state])).abs()
     return bool((off <= max(TOLERANCE, _ROUNDINGS * torch.finfo(lm.dtype).eps) * size.to(off)).all())
+
+
+@torch.no_grad()
+def adds_up(lm: "LM") -> bool:
+    """Say whether the sites `added_attn` and `added_mlp` are all that a block adds to the state."""
+    ids, layer = sample_ids(lm), lm.n_layers // 2
+    entering: list[Tensor] = []
+
+    def note(hidden: Tensor) -> Tensor:
+        entering.append(hidden)
+        return hidden
+
+    after, added = Site("state", layer), [Site(kind, layer) for kind in ADDED if kind in lm.sites]
+    with on_block_input(lm, layer, note), listening(lm, [after, *added]) as seen:
+        lm.forward(ids)
+    found = sum((seen[site] for site in added), entering[0])
+    return _close(found, seen[after], half=lm.dtype != torch.float32)
 
 
 def can_resume(lm: "LM") -> bool:

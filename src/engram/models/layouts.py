@@ -7,13 +7,15 @@ return tuples in some versions): the input of `mlp_out` is the **key**, its outp
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from engram.errors import UnsupportedModel
 from engram.models.linear import features
+from engram.models.sites import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,56 +27,163 @@ class Layout:
         attn_out: path, inside a block, of the attention's output projection.
         mlp_out: path, inside a block, of the MLP's output projection (the weight that ROME edits).
         embed: path of the token embedding in the model.
+        places: where the further sites are, by their kind (`engram.models.sites`).
     """
 
     blocks: str
     attn_out: str
     mlp_out: str
     embed: str
+    places: Mapping[str, Place] = field(default_factory=dict[str, Place], compare=False)
+
+    def place(self, kind: str) -> Place | None:
+        """Return where a kind of site is; None where the layout does not say."""
+        if kind in self.places:
+            return self.places[kind]
+        match kind:
+            case "state":
+                return Place("")
+            case "embed":
+                return Place(self.embed)
+            case "mlp" | "added_mlp":
+                return Place(self.mlp_out)
+            case "key":
+                return Place(self.mlp_out, "in")
+            case "attn" | "added_attn" if self.attn_out:
+                return Place(self.attn_out)
+            case "heads" if self.attn_out:
+                return Place(self.attn_out, "in")
+            case "logits":
+                return Place("")
+            case _:
+                return None
 
 
-_GPT2 = Layout(blocks="transformer.h", attn_out="attn.c_proj", mlp_out="mlp.c_proj", embed="transformer.wte")
-_GPTJ = Layout(blocks="transformer.h", attn_out="attn.out_proj", mlp_out="mlp.fc_out", embed="transformer.wte")
-_GPT_NEO = Layout(
-    blocks="transformer.h", attn_out="attn.attention.out_proj", mlp_out="mlp.c_proj", embed="transformer.wte"
+def _places(
+    attention: str,
+    qkv: Sequence[str],
+    norms: Sequence[str],
+    *,
+    fused: Literal["", "blocks", "groups"] = "",
+    final: str = "model.norm",
+) -> dict[str, Place]:
+    """Name the projections to queries, keys and values, and the norms before attention and MLP and at the end."""
+    paths = [f"{attention}.{name}" for name in qkv] * (3 if fused else 1)
+    projections = {kind: Place(path, fused=fused) for kind, path in zip("qkv", paths, strict=True)}
+    return {
+        **projections,
+        **{kind: Place(name, "in") for kind, name in zip(("norm1", "norm2"), norms, strict=False) if name},
+        "norm_f": Place(final, "in"),
+    }
+
+
+def _also(layout: Layout, **places: Place) -> Layout:
+    return replace(layout, places={**layout.places, **places})
+
+
+_SPLIT = ("q_proj", "k_proj", "v_proj")
+_GPT2 = Layout(
+    blocks="transformer.h",
+    attn_out="attn.c_proj",
+    mlp_out="mlp.c_proj",
+    embed="transformer.wte",
+    places=_places("attn", ["c_attn"], ["ln_1", "ln_2"], fused="blocks", final="transformer.ln_f"),
 )
+_GPTJ = Layout(
+    blocks="transformer.h",
+    attn_out="attn.out_proj",
+    mlp_out="mlp.fc_out",
+    embed="transformer.wte",
+    places=_places("attn", _SPLIT, ["ln_1", "ln_1"], final="transformer.ln_f"),
+)
+_GPT_NEO = Layout(
+    blocks="transformer.h",
+    attn_out="attn.attention.out_proj",
+    mlp_out="mlp.c_proj",
+    embed="transformer.wte",
+    places=_places("attn.attention", _SPLIT, ["ln_1", "ln_2"], final="transformer.ln_f"),
+)
+_PRE = ("input_layernorm", "post_attention_layernorm")
 _NEOX = Layout(
-    blocks="gpt_neox.layers", attn_out="attention.dense", mlp_out="mlp.dense_4h_to_h", embed="gpt_neox.embed_in"
+    blocks="gpt_neox.layers",
+    attn_out="attention.dense",
+    mlp_out="mlp.dense_4h_to_h",
+    embed="gpt_neox.embed_in",
+    places=_places("attention", ["query_key_value"], _PRE, fused="groups", final="gpt_neox.final_layer_norm"),
 )
 _OPT = Layout(
-    blocks="model.decoder.layers", attn_out="self_attn.out_proj", mlp_out="fc2", embed="model.decoder.embed_tokens"
+    blocks="model.decoder.layers",
+    attn_out="self_attn.out_proj",
+    mlp_out="fc2",
+    embed="model.decoder.embed_tokens",
+    places=_places(
+        "self_attn", _SPLIT, ["self_attn_layer_norm", "final_layer_norm"], final="model.decoder.final_layer_norm"
+    ),
 )
 _BLOOM = Layout(
     blocks="transformer.h",
     attn_out="self_attention.dense",
     mlp_out="mlp.dense_4h_to_h",
     embed="transformer.word_embeddings",
+    places=_places("self_attention", ["query_key_value"], _PRE, fused="groups", final="transformer.ln_f"),
 )
-_LLAMA = Layout(blocks="model.layers", attn_out="self_attn.o_proj", mlp_out="mlp.down_proj", embed="model.embed_tokens")
-_PHI = Layout(blocks="model.layers", attn_out="self_attn.dense", mlp_out="mlp.fc2", embed="model.embed_tokens")
-_STARCODER2 = Layout(
-    blocks="model.layers", attn_out="self_attn.o_proj", mlp_out="mlp.c_proj", embed="model.embed_tokens"
+_LLAMA = Layout(
+    blocks="model.layers",
+    attn_out="self_attn.o_proj",
+    mlp_out="mlp.down_proj",
+    embed="model.embed_tokens",
+    places=_places("self_attn", _SPLIT, _PRE),
 )
+_PARALLEL = replace(_LLAMA, places=_places("self_attn", _SPLIT, ["input_layernorm"] * 2))
+_SANDWICH = replace(
+    _LLAMA,
+    places={
+        **_places("self_attn", _SPLIT, ["input_layernorm", "pre_feedforward_layernorm"]),
+        "added_attn": Place("post_attention_layernorm"),
+        "added_mlp": Place("post_feedforward_layernorm"),
+    },
+)
+_BEHIND = replace(  # norms stand behind attention and MLP only
+    _LLAMA,
+    places={
+        **_places("self_attn", _SPLIT, []),
+        "added_attn": Place("post_attention_layernorm"),
+        "added_mlp": Place("post_feedforward_layernorm"),
+    },
+)
+_PHI = Layout(
+    blocks="model.layers",
+    attn_out="self_attn.dense",
+    mlp_out="mlp.fc2",
+    embed="model.embed_tokens",
+    places=_places("self_attn", _SPLIT, ["input_layernorm"] * 2, final="model.final_layernorm"),
+)
+_PHI3 = replace(_LLAMA, places=_places("self_attn", ["qkv_proj"], _PRE, fused="blocks"))
+_STARCODER2 = replace(_LLAMA, mlp_out="mlp.c_proj")
 
 LAYOUTS: dict[str, Layout] = {
     "bloom": _BLOOM,
-    "cohere": _LLAMA,
+    "cohere": _PARALLEL,
     "falcon": _BLOOM,
     "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "glm4": _LLAMA,
+    "gemma2": _SANDWICH,
+    "gemma3_text": _SANDWICH,
+    "glm4": _also(_LLAMA, added_attn=Place("post_self_attn_layernorm"), added_mlp=Place("post_mlp_layernorm")),
     "gpt2": _GPT2,
     "gpt_neo": _GPT_NEO,
     "gpt_neox": _NEOX,
     "gptj": _GPTJ,
-    "granite": _LLAMA,
+    "granite": _also(
+        _LLAMA,
+        added_attn=Place("self_attn.o_proj", times="residual_multiplier"),
+        added_mlp=Place("mlp.down_proj", times="residual_multiplier"),
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "olmo2": _LLAMA,
+    "olmo2": _BEHIND,
     "opt": _OPT,
     "phi": _PHI,
-    "phi3": _LLAMA,
+    "phi3": _PHI3,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "stablelm": _LLAMA,

@@ -11,18 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from engram.errors import LayerNeverRan, NumericalError, PromptTooLong, UnsupportedModel
+from engram.errors import NumericalError, PromptTooLong, UnsupportedModel
 from engram.facts import Fact
 from engram.given import require, require_texts
 from engram.models import checks
 from engram.models.encoding import Encoded, Side, encode, require_offsets
 from engram.models.fingerprint import fingerprint_of
 from engram.models.generation import Generation, generate, next_tokens
-from engram.models.hooks import Site, contiguous_input, fused_activations
 from engram.models.layouts import Layout, find_layout
 from engram.models.linear import features, is_conv1d
 from engram.models.passes import Passes
 from engram.models.scoring import score
+from engram.models.sites import Site, place_of, sites_of
+from engram.models.speed import contiguous_input, fused_activations
 
 _SIZES = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -160,24 +161,18 @@ class LM:
         return is_conv1d(self.mlp_out(0))
 
     def module(self, site: Site) -> nn.Module:
-        """Return the module whose output (for `key`: input) a site is.
+        """Return the module at which a site is: whose output, input, or part of them it is.
 
         Raises:
             LayerNeverRan: the model has no such layer.
+            UnsupportedModel: it has no such site.
         """
-        if site.layer >= self.n_layers:
-            raise LayerNeverRan(
-                f"There is no layer {site.layer}: {self.name} has {self.n_layers}, counted 0 to {self.n_layers - 1}."
-            )
-        match site.kind:
-            case "embed":
-                return self.embed
-            case "state":
-                return self.blocks[site.layer]
-            case "attn":
-                return self.attn_out(site.layer)
-            case _:  # "mlp" and "key": output and input of the same projection
-                return self.mlp_out(site.layer)
+        return place_of(self, site)[0]
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """The kinds of sites that it has."""
+        return sites_of(self)
 
     # What this model allows, found out once
 
@@ -197,6 +192,11 @@ class LM:
     def adds_mlp_to_state(self) -> bool:
         """Whether a change of the MLP's output appears unchanged in the block's output."""
         return checks.adds_mlp_to_state(self)
+
+    @cached_property
+    def adds_up(self) -> bool:
+        """Whether `added_attn` and `added_mlp` are all that a block adds to the state."""
+        return checks.adds_up(self)
 
     @cached_property
     def can_resume(self) -> bool:

@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from engram.errors import SettingError, UnsupportedModel
-from engram.models.hooks import Site, on_block_input, patch, rows_of_last_position, skipping
+from engram.models.hooks import on_block_input, patch
 from engram.models.passes import Text
+from engram.models.sites import Site
+from engram.models.skipping import rows_of_last_position, skipping
 from engram.showing import Shown
 
 if TYPE_CHECKING:

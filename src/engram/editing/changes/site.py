@@ -129,7 +129,9 @@ def _together(lm: "LM", rows: "Sequence[SiteChange | None]") -> Callable[[Tensor
             require_rows(outputs, len(rows))
         inputs, now = inputs.to(outputs.device), lm.passes.now(outputs)
         for i, (change, of) in enumerate(groups):
-            here = moved.setdefault((i, outputs.device), change.to(outputs.device))
+            if (i, outputs.device) not in moved:
+                moved[i, outputs.device] = change.to(outputs.device)
+            here = moved[i, outputs.device]
             if of is None:
                 return here(inputs, outputs, now.seen_by(change)).to(outputs.dtype)
             new = here(inputs[of], outputs[of], now.seen_by(change, of)).to(outputs.dtype)

@@ -56,6 +56,7 @@ class Settled(Protocol):
 METHODS: dict[str, str] = {
     "ft": "engram.editing.methods.finetune:FT",
     "ft-l": "engram.editing.methods.finetune:FTL",
+    "grace": "engram.editing.methods.grace:GRACE",
     "memit": "engram.editing.methods.memit:MEMIT",
     "rome": "engram.editing.methods.rome:ROME",
 }

@@ -15,16 +15,16 @@ from torch import Tensor
 from engram.editing.applying import require_gradients, require_plain
 from engram.editing.changes import Dense, Update
 from engram.editing.edit import Edit
+from engram.editing.parts.above import above, target_losses
 from engram.editing.parts.editor import Editor
-from engram.editing.parts.prompts import Row, padded, require_target, rows_for
+from engram.editing.parts.prompts import Row, padded, target_rows
 from engram.editing.parts.published import PUBLISHED_RATE, Choice, chosen
 from engram.editing.parts.targets import mode_of
 from engram.editing.records import FactRecord, Mode, Origin
 from engram.errors import NumericalError, SettingError
 from engram.facts import Fact
 from engram.models.chat import wrap_for
-from engram.models.hooks import on_block_input, on_output
-from engram.models.resume import resume
+from engram.models.hooks import on_output
 from engram.progress import Doing, Progress
 
 if TYPE_CHECKING:
@@ -81,11 +81,7 @@ class FT(Editor):
             logger.info(note)
         wrap = wrap_for(lm, chat=self.chat)
         modes: list[Mode] = [mode_of(fact, self.mode) for fact in facts]
-        rows = [
-            row
-            for i, fact in enumerate(facts)
-            for row in rows_for(lm, i, fact, ["{}"], wrap, target=require_target(fact))
-        ]
+        rows = target_rows(lm, facts, wrap)
         if self.preset == "published":
             rows = [_cut(row) for row in rows]
         batches = [rows[i : i + self.facts_per_batch] for i in range(0, len(rows), self.facts_per_batch)]
@@ -180,27 +176,9 @@ class _Batch:
 
     def __init__(self, lm: "LM", layer: int, rows: Sequence[Row], preset: str) -> None:
         self.rows = rows
-        self._lm, self._layer = lm, layer
-        self._batch = padded(rows)
-        self._keep = 1 if preset == "published" else max(len(row.targets) for row in rows)
-        self._wanted: list[tuple[Tensor, Tensor]] = []
-        for row in rows:
-            count = len(row.targets)
-            columns = torch.full((count,), -1) if preset == "published" else torch.arange(-count, 0)
-            self._wanted.append((columns, torch.tensor(row.targets)))
-        self._states = self._below() if lm.can_resume else None
-
-    @torch.no_grad()
-    def _below(self) -> Tensor:
-        kept: list[Tensor] = []
-
-        def keep(hidden: Tensor) -> Tensor:
-            kept.append(hidden.clone())
-            return hidden
-
-        with on_block_input(self._lm, self._layer, keep):
-            self._lm.forward(self._batch.ids, mask=self._batch.mask, keep=1)
-        return kept[0]
+        self._lm, self._layer, self._at_last = lm, layer, preset == "published"
+        keep = 1 if self._at_last else max(len(row.targets) for row in rows)
+        self._above = above(lm, padded(rows), layer, keep=keep)
 
     def losses(self, deltas: dict[str, Tensor]) -> Float[Tensor, " fact"]:
         """Return each fact's mean target loss under a change of the projection."""
@@ -214,16 +192,8 @@ class _Batch:
 
         path = self._lm.mlp_out_name(self._layer).rpartition(".")[0]
         with on_output(self._lm, path, change):
-            if self._states is None:
-                logits = self._lm.forward(self._batch.ids, mask=self._batch.mask, keep=self._keep)
-            else:
-                logits = resume(self._lm, self._states, layer=self._layer, mask=self._batch.mask, keep=self._keep)
-        logp = logits.float().log_softmax(-1)
-        each = [
-            -row[columns, tokens.to(row.device)].mean()
-            for row, (columns, tokens) in zip(logp, self._wanted, strict=True)
-        ]
-        return torch.stack(each)
+            logits = self._above.logits()
+        return target_losses(logits, self.rows, at_last=self._at_last)
 
 
 def _cut(row: Row) -> Row:

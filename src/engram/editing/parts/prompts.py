@@ -120,6 +120,13 @@ def rows_for(
     return rows
 
 
+def target_rows(lm: "LM", facts: Sequence[Fact], wrap: Wrap, *, token: str = "subject_last") -> list[Row]:
+    """Return one row per fact, its own prompt with its target; arguments and errors as for `rows_for`."""
+    return [
+        rows_for(lm, i, fact, ["{}"], wrap, target=require_target(fact), token=token)[0] for i, fact in enumerate(facts)
+    ]
+
+
 def _place(token: str, length: int) -> int:
     """Return which of a subject's tokens is meant."""
     return {"subject_first": 0, "subject_middle": (length - 1) // 2, "subject_last": length - 1}[token]

@@ -69,7 +69,7 @@ class Published:
 
 _ROME, _MEMIT = "kmeng01/rome, hparams/ROME", "kmeng01/memit, hparams/MEMIT"
 _FT, _SINGLE = "kmeng01/rome, hparams/FT", "arXiv 2405.00664: layer 1 is best for single edits"
-_EASY = "EasyEdit, hparams/MEMIT"
+_EASY, _EASY_GRACE = "EasyEdit, hparams/MEMIT", "EasyEdit, hparams/GRACE"
 _LAYERS_4_8: Numbers = {"layers": (4, 5, 6, 7, 8), "weight": 15_000.0}
 
 PUBLISHED: tuple[Published, ...] = (
@@ -85,6 +85,10 @@ PUBLISHED: tuple[Published, ...] = (
     Published("ft-l", (LARGE,), {"layer": 0, "bound": 1e-3}, _FT),
     Published("ft-l", (XL,), {"layer": 0, "bound": 5e-4}, _FT),
     Published("ft-l", (GPTJ,), {"layer": 0, "bound": 5e-5}, _FT),
+    Published("grace", (XL,), {"layer": 35, "radius": 1.0, "steps": 100, "lr": 1.0}, "Thartvigsen/GRACE"),
+    Published("grace", (GPTJ,), {"layer": 25, "radius": 1.0, "steps": 200, "lr": 1.0}, _EASY_GRACE),
+    Published("grace", (LLAMA2, LLAMA32), {"layer": 27, "radius": 1.0, "steps": 50, "lr": 1.0}, _EASY_GRACE),
+    Published("grace", (QWEN2,), {"layer": 18, "radius": 1.0, "steps": 50, "lr": 1.0}, _EASY_GRACE),
     Published("memit", (XL,), {"layers": (13, 14, 15, 16, 17), "weight": 20_000.0, "steps": 20, "clamp": 0.75}, _MEMIT),
     Published("memit", (GPTJ,), {"layers": (3, 4, 5, 6, 7, 8), "weight": 15_000.0, "clamp": 0.75}, _MEMIT),
     Published(
@@ -133,10 +137,16 @@ def _memit_rule(lm: "LM") -> Numbers:
     return {"layers": layers, "weight": float(lm.d_mlp), "clamp": STATE_CLAMP, "steps": 25, "lr": 0.5, "decay": 0.5}
 
 
+def _grace_rule(lm: "LM") -> Numbers:
+    """High up, where the last token's state says what is asked for; published are 0.64 to 0.89 of the depth."""
+    return {"layer": round(0.75 * (lm.n_layers - 1)), "radius": 1.0, "steps": 100, "lr": 1.0}
+
+
 RULES: Mapping[str, "Callable[[LM], Numbers]"] = {
     "rome": _rome_rule,
     "ft": _ft_rule,
     "ft-l": _ftl_rule,
+    "grace": _grace_rule,
     "memit": _memit_rule,
 }
 """What models get that nobody has tuned (docs/editing.md has the evidence)."""
