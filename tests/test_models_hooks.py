@@ -102,7 +102,7 @@ def test_a_pass_fuses_gelu_and_gives_the_model_its_own_back() -> None:
     assert written_out and all("forward" not in module.__dict__ for module in written_out)
 
 
-@pytest.mark.parametrize(("family", "step"), [("bloom", 1e-5), ("gpt2", 1e-5), ("llama", 1e-3), ("opt", 1e-6)])
+@pytest.mark.parametrize(("family", "step"), [("bloom", 1e-3), ("gpt2", 1e-5), ("llama", 1e-3), ("opt", 1e-6)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_of_a_logit_is_the_slope_of_the_logit(family: str, step: float, kind: str) -> None:
     lm = LM(tiny_model(family).double(), golden_tokenizer())
@@ -116,7 +116,8 @@ def test_a_gradient_of_a_logit_is_the_slope_of_the_logit(family: str, step: floa
         with torch.no_grad(), patch(lm, {site: lambda x: x + step * direction}):
             return float(lm.forward(ids)[0, -1, 7])
 
-    slope = (moved(step) - moved(-step)) / (2 * step)  # Llama's norm rounds to float32 inside; OPT's ReLU has kinks
+    # Steps differ: BLOOM's softmax and Llama's norm round to float32 inside, and OPT's ReLU has kinks.
+    slope = (moved(step) - moved(-step)) / (2 * step)
     assert abs(slope) > (1e-5 if kind == "k" else 1e-3)  # keys hardly matter in these models
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=5e-3)
 

@@ -12,9 +12,9 @@ import torch
 
 import engram.cli  # every part of the library, and so every class that shows itself
 from edits import golden_lm, random_edit
-from engram.editing import FT, FTL, MEMIT, ROME, Check, Edit, FactRecord
+from engram.editing import FT, FTL, GRACE, MEMIT, ROME, Check, Edit, FactRecord
 from engram.editing.answers import Answer
-from engram.editing.changes import LowRank, Preamble
+from engram.editing.changes import Codebook, LowRank, Preamble
 from engram.editing.comparisons import Comparison, FactCheck, FreeText
 from engram.editing.edited import Memory
 from engram.editing.methods.rome import PRESETS
@@ -88,6 +88,11 @@ def values() -> Values:
     return Values(**dict.fromkeys(names, torch.eye(99)), records=hostile_edit().records * 99)
 
 
+def codebook() -> Codebook:
+    entries = {"keys": torch.eye(99), "values": torch.eye(99), "radii": torch.ones(99), "labels": (HOSTILE,) * 99}
+    return Codebook(module="transformer.h.2.mlp.c_fc", **entries)
+
+
 def sweep() -> Sweep:
     places = [Place(method="rome", layer=layer, token="subject_last") for layer in range(48)]
     return Sweep("mini", 48, {place: ROME_RUN for place in places})
@@ -110,7 +115,15 @@ def examples() -> list[Any]:
         *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
-        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), values()),
+        *(
+            ROME(covariance=torch.eye(9)),
+            PRESETS["code"],
+            FT(layer=2),
+            FTL(),
+            MEMIT(layers=(2, 3, 4)),
+            GRACE(),
+            values(),
+        ),
         *(
             edit,
             hostile_edit(),
@@ -118,6 +131,7 @@ def examples() -> list[Any]:
             hostile_edit().records[0],
             *edit.updates.values(),
             Preamble(ids=torch.tensor([1, 2])),
+            codebook(),
             *passing(),
         ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),
