@@ -15,7 +15,8 @@ from engram.cli import app, main
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 RUN = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("start", "reading-a-trace", "limits", "security"))]
-RUN += [DOCS / f"{name}.md" for name in ("coming-from", "new-method", "memit", "grace", "new-locator", "lens")]
+NEW = ("new-method", "new-change", "new-locator")
+RUN += [DOCS / f"{name}.md" for name in ("coming-from", *NEW, "memit", "grace", "lens")]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SIZE = re.compile(r"(\b(?:limit|sample)=|--limit )\d+")
 FEW = r"\g<1>2"
