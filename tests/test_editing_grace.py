@@ -169,6 +169,11 @@ def test_places_are_modules_of_a_layer_or_paths() -> None:
     assert path.module == "model.layers.1.mlp.up_proj" and path.sizes == (lm.d_model, lm.d_mlp)
     with pytest.raises(SettingError, match=r"Did you mean 'mlp\.up_proj'"):
         GRACE(layer=1, place="mlp.upproj", **small)(lm, [fact])
+    for place in ("model.layers.x.mlp.up_proj", "model.layers.9.mlp.up_proj", "lm_head"):
+        with pytest.raises(SettingError):
+            GRACE(place=place, **small)(lm, [fact])
+    with pytest.raises(SettingError, match="in layer 2"):
+        GRACE(layer=2, place="model.layers.1.mlp.up_proj", **small)(lm, [fact])
     for wrong in ({"start": "hot"}, {"preset": "paper"}, {"steps": 0}, {"mode": "erase"}):
         with pytest.raises(SettingError):
             GRACE(**wrong)

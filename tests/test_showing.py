@@ -83,14 +83,15 @@ def statistics() -> KeyStatistics:
     return KeyStatistics({layer: LayerMoment(torch.eye(640), 100, 0.01) for layer in range(48)}, "f" * 16, "a.csv")
 
 
+def codebook() -> Codebook:
+    """As many entries as a thousand edits make, with labels as users type them."""
+    wide = torch.eye(999)
+    return Codebook(module="m", keys=wide, values=wide, radii=torch.arange(999.0), labels=(HOSTILE,) * 999)
+
+
 def values() -> Values:
     names = ("keys", "old", "bare_keys", "start", "wanted")
     return Values(**dict.fromkeys(names, torch.eye(99)), records=hostile_edit().records * 99)
-
-
-def codebook() -> Codebook:
-    entries = {"keys": torch.eye(99), "values": torch.eye(99), "radii": torch.ones(99), "labels": (HOSTILE,) * 99}
-    return Codebook(module="transformer.h.2.mlp.c_fc", **entries)
 
 
 def sweep() -> Sweep:
@@ -115,15 +116,7 @@ def examples() -> list[Any]:
         *(tuned(), check()),
         Advice(layer=3, score=91.0, reasons=("Because of a reason that is said in many words. " * 8,) * 9),
         *(statistics(), statistics()[1], ROME(covariance=statistics(), contexts=["x {}"] * 99)),
-        *(
-            ROME(covariance=torch.eye(9)),
-            PRESETS["code"],
-            FT(layer=2),
-            FTL(),
-            MEMIT(layers=(2, 3, 4)),
-            GRACE(),
-            values(),
-        ),
+        *(ROME(covariance=torch.eye(9)), PRESETS["code"], FT(layer=2), FTL(), MEMIT(layers=(2, 3, 4)), GRACE()),
         *(
             edit,
             hostile_edit(),
@@ -132,6 +125,7 @@ def examples() -> list[Any]:
             *edit.updates.values(),
             Preamble(ids=torch.tensor([1, 2])),
             codebook(),
+            values(),
             *passing(),
         ),
         Memory(model="m", fingerprint="f", edits=(edit,) * 9, originals={"w": torch.eye(99)}, hashes={"w": "a" * 64}),

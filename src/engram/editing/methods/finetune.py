@@ -5,7 +5,7 @@ The change is optimised beside the weight, so the model is never touched; layers
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,8 +20,8 @@ from engram.editing.parts.editor import Editor
 from engram.editing.parts.prompts import Row, padded, target_rows
 from engram.editing.parts.published import PUBLISHED_RATE, Choice, chosen
 from engram.editing.parts.targets import mode_of
-from engram.editing.records import FactRecord, Mode, Origin
-from engram.errors import NumericalError, SettingError
+from engram.editing.records import Mode, Origin
+from engram.errors import NumericalError
 from engram.facts import Fact
 from engram.models.chat import wrap_for
 from engram.models.hooks import on_output
@@ -69,56 +69,41 @@ class FT(Editor):
     def __post_init__(self) -> None:
         self._require_one_of("preset", ("published", "teacher"))
         self._require_positive("bound", "steps", "lr", "facts_per_batch")
-        if self.mode == "erase":
-            raise SettingError("Fine-tuning cannot erase; use ROME(mode='erase').")
+        self._refuse_erasing("Fine-tuning")
 
     def find(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> Edit:
         """Make one Edit of all facts."""
-        choice = self._choice(lm)
+        choice = self.choice(lm)
         require_plain(lm, lm.mlp_out_name(choice.layer), "fine-tuning")
         require_gradients(lm)
         for note in choice.notes:
             logger.info(note)
-        wrap = wrap_for(lm, chat=self.chat)
         modes: list[Mode] = [mode_of(fact, self.mode) for fact in facts]
-        rows = target_rows(lm, facts, wrap)
-        if self.preset == "published":
-            rows = [_cut(row) for row in rows]
+        whole = target_rows(lm, facts, wrap_for(lm, chat=self.chat))
+        rows = [_cut(row) for row in whole] if self.preset == "published" else whole
         batches = [rows[i : i + self.facts_per_batch] for i in range(0, len(rows), self.facts_per_batch)]
         updates, losses, stopped = self._train(
             lm, choice, [_Batch(lm, choice.layer, batch, self.preset) for batch in batches], progress
         )
         records = tuple(
-            FactRecord(
-                fact=fact,
-                mode=mode,
-                layers=(choice.layer,),
-                text=row.text,
-                tokens=tuple(lm.tokens(lm.encode(row.text).ids[0])),
-                losses=tuple(losses[i]),
-                stopped=stopped,
-            )
-            for i, (fact, mode, row) in enumerate(zip(facts, modes, rows, strict=True))
+            row.record(lm, fact, mode, choice.layer, losses=lost, stopped=stopped, looked_up=False)
+            for fact, mode, row, lost in zip(facts, modes, whole, losses, strict=True)
         )
         origin = Origin(method=self.name, settings=self._settings(choice), facts=records, notes=choice.notes)
         return Edit.of(lm, updates, (origin,))
 
-    def settled(self, lm: "LM") -> "tuple[FT, tuple[str, ...]]":
-        """Return the method with the numbers that it uses on a model, and where they come from.
+    def choice(self, lm: "LM") -> Choice:
+        """Return the layer and numbers that are used on a model, and where they come from."""
+        return chosen(lm, self.name, **self._given)
 
-        Raises:
-            SettingError: the layer is out of range.
-        """
-        choice = self._choice(lm)
-        return replace(self, **{**choice.numbers, "layer": choice.layer}), choice.notes
-
-    def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
+    @property
+    def _given(self) -> dict[str, int | float | None]:
         rate = PUBLISHED_RATE if self.lr is None and self.preset == "published" else self.lr
-        return chosen(lm, self.name, layer=self.layer, lr=rate, **more)
+        return {"layer": self.layer, "lr": rate}
 
     def _settings(self, choice: Choice) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("preset", "steps", "stop", "chat", "bound")}
-        return {**plain, **choice.numbers, "layer": choice.layer}
+        return {**plain, **choice.numbers}
 
     def _train(
         self, lm: "LM", choice: Choice, batches: "list[_Batch]", progress: Progress | None
@@ -167,8 +152,9 @@ class FTL(FT):
 
     name = "ft-l"
 
-    def _choice(self, lm: "LM", **more: int | float | None) -> Choice:
-        return super()._choice(lm, bound=self.bound, **more)
+    @property
+    def _given(self) -> dict[str, int | float | None]:
+        return {**super()._given, "bound": self.bound}
 
 
 class _Batch:
@@ -198,7 +184,7 @@ class _Batch:
 
 def _cut(row: Row) -> Row:
     """Leave the prompt alone: the published code reads every target token off its last position."""
-    return Row(row.fact, row.ids[: len(row.ids) - len(row.targets) + 1], row.lookup, row.targets, row.text)
+    return Row(row.fact, row.prompt_ids, row.lookup, row.targets, row.text)
 
 
 def _zeros(parameter: Tensor) -> Tensor:

@@ -16,12 +16,11 @@ from engram.editing.changes import Codebook
 from engram.editing.changes.codebook import RULES
 from engram.editing.edit import Edit
 from engram.editing.parts.editor import Editor
-from engram.editing.parts.outputs import Outputs, linear_in
+from engram.editing.parts.outputs import Outputs, layer_of, linear_in
 from engram.editing.parts.prompts import Row, require_target, target_rows
 from engram.editing.parts.published import Choice, chosen
 from engram.editing.parts.targets import mode_of
 from engram.editing.records import FactRecord, Mode, Origin
-from engram.errors import SettingError
 from engram.facts import Fact
 from engram.models.chat import wrap_for
 from engram.progress import Progress
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 PLACES: Mapping[str, str] = {"gpt2": "mlp.c_fc"}
 """Where the published code writes, by architecture; elsewhere it is the MLP's output projection."""
-_NUMBERS = ("layer", "radius", "steps", "lr")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -77,8 +75,7 @@ class GRACE(Editor):
         for name, allowed in {**RULES, "start": ("cold", "warm")}.items():
             self._require_one_of("preset" if name == "rule" else name, allowed)
         self._require_positive("radius", "steps", "lr", "facts_per_batch")
-        if self.mode == "erase":
-            raise SettingError("GRACE gives out what a target needs and cannot erase; use ROME(mode='erase').")
+        self._refuse_erasing("GRACE")
 
     def find(self, lm: "LM", facts: Sequence[Fact], progress: Progress | None) -> Edit:
         """Make one Edit of all facts."""
@@ -88,7 +85,7 @@ class GRACE(Editor):
         self, lm: "LM", facts: Sequence[Fact], *, onto: Edit | None = None, progress: Progress | None = None
     ) -> Edit:
         """Make one Edit of all facts, or let the codebook of another Edit grow; see `Editor`."""
-        choice, changes = self._choice(lm), () if onto is None else onto.changes
+        choice, changes = self.choice(lm), () if onto is None else onto.changes
         module = linear_in(lm, choice.layer, self.place or PLACES.get(lm.config.model_type, lm.layout.mlp_out))
         at = Outputs(lm, module, choice.layer, self.replacement, self.facts_per_batch)
         books = [c for c in changes if isinstance(c, Codebook) and (c.module, *c.rules) == (module, *self._rules)]
@@ -103,20 +100,15 @@ class GRACE(Editor):
         grown = tuple(book if change is held else change for change in changes)
         return replace(onto, changes=grown, origins=onto.origins + new.origins)
 
-    def settled(self, lm: "LM") -> "tuple[GRACE, tuple[str, ...]]":
-        """Return the method with the numbers that it uses on a model, and where they come from."""
-        choice = self._choice(lm)
-        return replace(self, **choice.numbers), choice.notes
-
     @property
     def _rules(self) -> tuple[str, str, str]:
         return self.replacement, self.expand, self.preset
 
-    def _choice(self, lm: "LM") -> Choice:
-        given = {name: getattr(self, name) for name in _NUMBERS}
-        head = f"{lm.layout.blocks}."
-        if self.place is not None and self.place.startswith(head):
-            given["layer"] = int(self.place.removeprefix(head).partition(".")[0])
+    def choice(self, lm: "LM") -> Choice:
+        """Return the layer and numbers that are used on a model, and where they come from."""
+        given = {name: getattr(self, name) for name in ("layer", "radius", "steps", "lr")}
+        if self.layer is None and self.place is not None:
+            given["layer"] = layer_of(lm, self.place)
         return chosen(lm, self.name, **given)
 
     def _grown(
@@ -139,15 +131,10 @@ class GRACE(Editor):
         steps, lr = int(choice.number("steps")), float(choice.number("lr"))
         values, losses = at.search(rows, book.values, entries, steps=steps, lr=lr, progress=told)
         records = tuple(
-            FactRecord(
-                fact=fact,
-                mode=mode,
-                layers=(at.layer,),
-                text=row.text,
-                tokens=tuple(lm.tokens(lm.encode(row.text).ids[0])),
-                position=row.lookup,
-                losses=tuple(lost),
-                stopped=f"{len(lost)} steps",
+            row.record(
+                *(lm, fact, mode, at.layer),
+                losses=lost,
+                stopped=f"{steps} steps",
                 numbers={"entry": float(entry), "radius": float(book.radii[entry])},
             )
             for fact, mode, row, lost, entry in zip(facts, modes, rows, losses, entries, strict=True)
@@ -158,5 +145,4 @@ class GRACE(Editor):
         """Return what tells targets apart: the words, or the mean of the published label tensor, in fp32."""
         if self.preset == "repaired":
             return require_target(fact).strip()
-        before = len(row.ids) + 1 - len(row.targets)
-        return str(float(torch.tensor([-100.0] * before + row.targets).mean()))
+        return str(float(torch.tensor([-100.0] * len(row.prompt_ids) + row.targets).mean()))

@@ -5,10 +5,11 @@ Edit: one that goes `onto` another sees the model with it, and the older Edit, w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from engram.editing.edit import Edit
+from engram.editing.parts.published import Choice
 from engram.editing.records import Mode
 from engram.errors import SettingError, did_you_mean
 from engram.facts import Fact
@@ -17,6 +18,8 @@ from engram.showing import Shown
 
 if TYPE_CHECKING:
     from engram.models import LM
+
+_Kind = TypeVar("_Kind", bound="Editor")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -75,9 +78,22 @@ class Editor(Shown):
         """Make one Edit per fact, as if each were alone."""
         return [self(lm, [fact], progress=progress) for fact in facts]
 
-    def settled(self, lm: "LM") -> "tuple[Editor, tuple[str, ...]]":
-        """Return the method with the numbers that it uses on a model, and sentences about where they come from."""
-        return self, ()
+    def choice(self, lm: "LM") -> Choice:
+        """Return the layers and numbers that are used on a model, and where they come from.
+
+        Raises:
+            SettingError: a layer is out of range.
+        """
+        return Choice(numbers={}, notes=())
+
+    def settled(self: _Kind, lm: "LM") -> tuple[_Kind, tuple[str, ...]]:
+        """Return the method with the numbers that it uses on a model, and sentences about where they come from.
+
+        Raises:
+            SettingError: a layer is out of range.
+        """
+        choice = self.choice(lm)
+        return replace(self, **choice.numbers), choice.notes
 
     def prepared(self, lm: "LM", *, layers: Sequence[int] | None = None, progress: Progress | None = None) -> "Editor":
         """Return the method with all that no fact changes already found.
@@ -130,3 +146,12 @@ class Editor(Shown):
         value: str = getattr(self, name)
         if value not in allowed:
             raise SettingError(f"There is no {name} {value!r}. {did_you_mean(value, allowed)}")
+
+    def _refuse_erasing(self, who: str) -> None:
+        """Check that a method that needs a target is not asked to erase.
+
+        Raises:
+            SettingError: it is.
+        """
+        if self.mode == "erase":
+            raise SettingError(f"{who} needs a target and cannot erase; use ROME(mode='erase').")

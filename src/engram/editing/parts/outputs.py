@@ -158,3 +158,10 @@ def linear_in(lm: "LM", layer: int, place: str) -> str:
     if inside not in linear:
         raise SettingError(f"There is no linear module {place!r} in layer {layer}. {did_you_mean(inside, linear)}")
     return head + inside
+
+
+def layer_of(lm: "LM", place: str) -> int | None:
+    """Return the layer in which a module is by its whole path in the model; None if the path does not say it."""
+    head = f"{lm.layout.blocks}."
+    number = place.removeprefix(head).partition(".")[0] if place.startswith(head) else ""
+    return int(number) if number.isdecimal() else None

@@ -4,7 +4,7 @@ Rows are padded on the left, so every row ends in its last prompt or target toke
 the positions whose logits are read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from engram.editing.records import FactRecord, Mode
 from engram.errors import FactError, SettingError
 from engram.facts import Fact
 from engram.models.chat import Wrap
@@ -44,6 +45,47 @@ class Row:
     targets: list[int]
     text: str
     essence: bool = False
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt's tokens, without those of the target that follow it."""
+        return self.ids[: len(self.ids) - max(0, len(self.targets) - 1)]
+
+    def record(
+        self,
+        lm: "LM",
+        fact: Fact,
+        mode: Mode,
+        layer: int,
+        *,
+        losses: Sequence[float],
+        stopped: str,
+        looked_up: bool = True,
+        numbers: Mapping[str, float] | None = None,
+    ) -> FactRecord:
+        """Return what was done for the fact of this row.
+
+        Args:
+            lm: the model.
+            fact: the fact.
+            mode: how it was treated.
+            layer: the layer that was changed.
+            losses: the loss at every step.
+            stopped: why there are no more.
+            looked_up: whether the key of a token was used.
+            numbers: norms and probabilities worth knowing.
+        """
+        return FactRecord(
+            fact=fact,
+            mode=mode,
+            layers=(layer,),
+            text=self.text,
+            tokens=tuple(lm.tokens(self.prompt_ids)),
+            position=self.lookup if looked_up else None,
+            losses=tuple(losses),
+            stopped=stopped,
+            numbers=numbers or {},
+        )
 
 
 @dataclass(frozen=True, slots=True)

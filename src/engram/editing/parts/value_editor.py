@@ -130,23 +130,6 @@ class ValueEditor(Editor):
         if self.contexts is not None and not self.contexts:
             raise SettingError("contexts is empty; give at least the bare prompt, ['{}'].")
 
-    def choice(self, lm: "LM") -> Choice:
-        """Return the layers and numbers that are used on a model, and where they come from: what a method writes.
-
-        Raises:
-            SettingError: a layer is out of range.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say where it edits.")
-
-    def settled(self, lm: "LM") -> "tuple[ValueEditor, tuple[str, ...]]":
-        """Return the method with the layers and numbers that it uses on a model, and where they come from.
-
-        Raises:
-            SettingError: a layer is out of range.
-        """
-        choice = self.choice(lm)
-        return replace(self, **choice.numbers), choice.notes
-
     def prepared(
         self, lm: "LM", *, layers: Sequence[int] | None = None, progress: Progress | None = None
     ) -> "ValueEditor":

@@ -271,13 +271,11 @@ def _record(
     before = _loss(first.logits[at], row)
     if soft is not None:
         fact = fact.with_target(search.lm.tokenizer.decode([int(soft.argmax())]).strip())
-    return FactRecord(
-        fact=fact,
-        mode=mode,
-        layers=(search.site.layer,),
-        text=row.text,
-        tokens=tuple(search.lm.tokens(row.ids[: len(row.ids) - max(0, len(row.targets) - 1)])),
-        position=row.lookup,
+    return row.record(
+        search.lm,
+        fact,
+        mode,
+        search.site.layer,
         losses=found.losses[i],
         stopped=found.stopped[i],
         numbers={
