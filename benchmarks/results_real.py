@@ -12,7 +12,7 @@ two marks, so that a text around the tables stays.
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def section(task: Task, report: Report, tunings: dict[str, Tuned], options: argp
     ]
     corpus, layer = Path(task.statistics.corpus.split(" (")[0]).name, min(task.statistics.layers)
     tokens = task.statistics[layer].tokens
-    tuning = "\n\n".join(f"```\n{found}\n```" for found in tunings.values())
+    named = (replace(found, model=task.title) for found in tunings.values())
+    tuning = "\n\n".join(f"```\n{found}\n```" for found in named)
     if tuning:
         tuning = f"Tuned on the first {options.tuning} records (S against the unedited model):\n\n{tuning}"
     if "rome" in tunings and "rome-tuned" not in (run.name for run in report.runs):
