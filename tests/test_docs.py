@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engram.cli import app, main
+from engram.stats.counting import PER_DIMENSION
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -56,6 +57,14 @@ def test_the_first_edit_shown_prints_what_was_written(
     exec(compile(block, "editing.md", "exec"), {"__name__": "page"})  # noqa: S102 (our own page)
     printed = capsys.readouterr().out.strip()
     assert printed.endswith("Rome.") and f'It prints "{printed}"' in text
+
+
+def test_pages_name_the_amount_of_text_that_is_counted() -> None:
+    for page, words in (
+        ("editing", "at {} tokens for each key dimension"),
+        ("start", "up to {} tokens per key dimension"),
+    ):
+        assert words.format(f"{PER_DIMENSION:g}") in (DOCS / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:

@@ -8,8 +8,10 @@ from rich.markup import escape
 
 from engram.cli.common import Device, Json, Model, Revision, TrustRemoteCode, emit_json, load_model, out, say_error
 from engram.cli.options import EditFolder, Seed, Strict, load_edit, named, unlogged
-from engram.cli.watching import note
+from engram.cli.watching import bars, interruptible, note
 from engram.errors import EditRefused
+
+STOPPED = "Nothing was written; start the same command again."
 
 
 def apply(
@@ -43,9 +45,10 @@ def apply(
         earlier = memory.edits
     wanted = load_edit(edit, lm)
     whole = sum((*earlier[1:], wanted), start=earlier[0]) if earlier else wanted
-    with unlogged():
+    with interruptible(None, nothing=STOPPED), unlogged():
         try:
-            health = guard(lm, whole, strict=strict, seed=seed)
+            with bars(quiet=as_json) as progress:
+                health = guard(lm, whole, strict=strict, seed=seed, progress=progress)
         except EditRefused as error:
             say_error(f"{error} Nothing was written.")
             raise typer.Exit(1) from error
