@@ -1,9 +1,9 @@
-"""How far GRACE's keys lie apart: a prompt's from its paraphrases' and from its neighbours', layer by layer.
+"""How far GRACE's keys lie apart: a prompt's from its paraphrases' and from its neighbors', layer by layer.
 
     python benchmarks/grace_radius.py mini mini --skip 60 --limit 30 --layers 1,3,5,7,9
 
-A radius is worth something where paraphrases are nearer than neighbours. The last columns name the radius for which
-the share of paraphrases within it exceeds the share of neighbours by most.
+A radius is worth something where paraphrases are nearer than neighbors. The last columns name the radius for which
+the share of paraphrases within it exceeds the share of neighbors by most.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     lm = engram.load(given.model)
     cases = list(engram.datasets.load(given.data, limit=given.skip + given.limit))[given.skip :]
     place = PLACES.get(lm.config.model_type, lm.layout.mlp_out)
-    print("| layer | paraphrases | neighbours | best radius | paraphrases in it | neighbours in it |")
+    print("| layer | paraphrases | neighbors | best radius | paraphrases in it | neighbors in it |")
     print("|---" * 6 + "|")
     for layer in map(int, given.layers.split(",")):
         module = linear_in(lm, layer, place)

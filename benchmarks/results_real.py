@@ -12,7 +12,7 @@ two marks, so that a text around the tables stays.
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,29 +104,16 @@ def rows(task: Task) -> Iterator[tuple[str, Any, Tuned | None]]:
         yield "rome", ROME(covariance=task.statistics, **usual), None
     if "rome-tuned" in wanted:
         found = tuned(task, "rome")
-        for name, numbers in numbers_of(found, "rome"):
-            yield name, ROME(covariance=task.statistics, **numbers), found
+        first = dict(found.tried[0].settings)
+        name = "rome" if first == usual else "rome-first" if found.keeps_the_usual else "rome-tuned"
+        yield name, ROME(covariance=task.statistics, **first), found  # of one name, nothing is edited twice
     if "rome-code" in wanted:
         yield "rome-code", ROME(covariance=task.statistics, preset="code", layer=usual["layer"]), None
     for name in ("ft", "ft-l"):
         if f"{name}-tuned" in wanted:
             found = tuned(task, name)
-            for row, numbers in numbers_of(found, f"{name}-tuned"):
-                yield row, FAMILIES[name](**numbers), found
-
-
-def numbers_of(found: Tuned, used: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of one tuning: what is used from then on and, where that is the rule, the first of its list.
-
-    The rule's own row has one name, tuned or not, so that nothing is edited twice.
-    """
-    first = found.tried[0]
-    if not found.keeps_the_usual:
-        yield f"{found.method}-tuned", dict(first.settings)
-        return
-    yield used, dict(found.usual.settings)
-    if first.settings != found.usual.settings:
-        yield f"{found.method}-first", dict(first.settings)
+            # A baseline gets the first of its list, also where tuning would not use it.
+            yield f"{name}-tuned", FAMILIES[name](**found.tried[0].settings), found
 
 
 def evaluated(task: Task, name: str, method: Any) -> tuple[Run, Run]:
@@ -180,7 +167,8 @@ def section(task: Task, report: Report, tunings: dict[str, Tuned], options: argp
     ]
     corpus, layer = Path(task.statistics.corpus.split(" (")[0]).name, min(task.statistics.layers)
     tokens = task.statistics[layer].tokens
-    tuning = "\n\n".join(f"```\n{found}\n```" for found in tunings.values())
+    named = (replace(found, model=task.title) for found in tunings.values())
+    tuning = "\n\n".join(f"```\n{found}\n```" for found in named)
     if tuning:
         tuning = f"Tuned on the first {options.tuning} records (S against the unedited model):\n\n{tuning}"
     if "rome" in tunings and "rome-tuned" not in (run.name for run in report.runs):

@@ -4,6 +4,7 @@ import json
 import os
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,6 +156,8 @@ def test_ctrl_c_says_what_is_kept(
         (("trace", "mini", "Ann lives in", "--subject", "Ann"), "engram.locate.trace", "One trace is kept when it is"),
         (("edit", "mini", *FACT), "engram.editing.edit", "Nothing was saved. Key statistics that were counted stay"),
         (("sweep", "mini", "mini", "--out", "runs"), "engram.evaluation.sweep", "Finished places are kept in runs"),
+        (("apply", "e", "mini", "--out", "m"), "engram.editing.guard.guard", "Nothing was written"),
+        (("demo", "--out", "d"), "engram.cli.demo.known", "What was written so far is in d"),
     ],
 )
 @pytest.mark.usefixtures("corpus")
@@ -168,14 +171,26 @@ def test_ctrl_c_in_every_verb(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    for verb in ("check", "trace", "edit", "sweep"):
-        monkeypatch.setattr(import_module(f"engram.cli.{verb}"), "load_model", lambda *_, **__: None)
+    lm = SimpleNamespace(name="mini")
+    for verb in ("check", "trace", "edit", "sweep", "apply", "demo"):
+        monkeypatch.setattr(import_module(f"engram.cli.{verb}"), "load_model", lambda *_, **__: lm)
     monkeypatch.setattr("engram.editing.Edit.load", lambda *_, **__: None)
     monkeypatch.setattr(import_module("engram.cli.sweep"), "read_data", lambda *_, **__: None)
     home, _, name = place.rpartition(".")
     monkeypatch.setattr(import_module(home), name, interrupted)
     assert run(*typed) == 130
     assert sentence in said(capsys)
+
+
+def test_ctrl_c_while_a_model_is_loaded(
+    corpus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engram.models.load", interrupted)
+    assert run(*VERBS["edit"], "--corpus", corpus) == 130
+    assert "Nothing was changed; start the same command again" in said(capsys)
 
 
 def test_signs_of_life_elsewhere_than_on_a_terminal_are_lines(

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from engram.cli import app, main
+from engram.stats.counting import PER_DIMENSION
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 RUN = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("start", "reading-a-trace", "limits", "security"))]
-RUN += [DOCS / f"{name}.md" for name in ("coming-from", "new-method", "memit", "grace", "new-locator", "lens")]
+NEW = ("new-method", "new-change", "new-locator")
+RUN += [DOCS / f"{name}.md" for name in ("coming-from", *NEW, "memit", "grace", "lens")]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SIZE = re.compile(r"(\b(?:limit|sample)=|--limit )\d+")
 FEW = r"\g<1>2"
@@ -55,6 +57,14 @@ def test_the_first_edit_shown_prints_what_was_written(
     exec(compile(block, "editing.md", "exec"), {"__name__": "page"})  # noqa: S102 (our own page)
     printed = capsys.readouterr().out.strip()
     assert printed.endswith("Rome.") and f'It prints "{printed}"' in text
+
+
+def test_pages_name_the_amount_of_text_that_is_counted() -> None:
+    for page, words in (
+        ("editing", "at {} tokens for each key dimension"),
+        ("start", "up to {} tokens per key dimension"),
+    ):
+        assert words.format(f"{PER_DIMENSION:g}") in (DOCS / f"{page}.md").read_text(encoding="utf-8")
 
 
 def test_readme_is_short_and_its_links_lead_somewhere() -> None:

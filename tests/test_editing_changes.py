@@ -1,5 +1,6 @@
 """Kinds of changes: each keeps the contract, and what is known of a pass is the same whoever runs it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,18 @@ def example(kind: str, lm: LM) -> Change:
 def test_every_kind_keeps_the_contract(family: str, kind: str, tmp_path: Path) -> None:
     lm = own(family)
     check_change(lm, example(kind, lm), tmp_path)
+
+
+def test_the_kind_that_the_documentation_writes_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "new-change.md"
+    (file,) = re.findall(r"^```python\n(\"\"\"Push.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    names: dict[str, Any] = {"__name__": "push"}
+    exec(compile(file, page.name, "exec"), names)  # noqa: S102 (our own page)
+    kind, lm = names["Push"], own("gpt2")
+    monkeypatch.setitem(KINDS, "push", kind)
+    check_change(
+        lm, kind(module=f"{lm.layout.blocks}.1.mlp.c_proj", vector=torch.linspace(-1, 1, lm.d_model)), tmp_path
+    )
 
 
 @pytest.mark.parametrize("family", ["opt", "bloom", "gemma2"])

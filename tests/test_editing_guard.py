@@ -174,3 +174,9 @@ def test_an_edit_that_misses_its_target_says_so() -> None:
     assert any("does not say 'Vienna'" in note for note in weak.notes)
     strong = edit(lm, fact, method=FT(layer=1))
     assert not any("does not say" in note for note in strong.notes)
+
+
+def test_it_shows_signs_of_life() -> None:
+    lm, told = golden_lm(), set[str]()
+    guard(lm, made(lm), progress=lambda what, _done, _total: told.add(what))
+    assert told == {"checking"}

@@ -193,6 +193,15 @@ def test_notebooks_show_pictures_and_whole_tables() -> None:
     assert statistics()._repr_html_() is None  # nothing but text: the notebook shows that
 
 
+def test_statistics_say_how_much_was_counted() -> None:
+    counted = {2: LayerMoment(torch.eye(3), 7_680, 0.0123), 5: LayerMoment(torch.eye(3), 90, whole=True)}
+    found = str(KeyStatistics(counted, "f" * 16, "wiki.csv"))
+    assert "wiki.csv" in found and "f" * 16 in found
+    assert "layer 2: 7,680 tokens, still changing by 1.2 %" in found
+    assert "layer 5: 90 tokens, all there are" in found
+    assert "layer 0: given" in str(KeyStatistics({0: LayerMoment(torch.eye(3))}, "f"))
+
+
 def test_a_trace_says_where_its_effects_are_largest() -> None:
     found = trace(golden_lm(), FACTS[0], **OPTIONS)
     effect = found.effect("mlp")

@@ -241,7 +241,7 @@ def test_long_work_can_be_stopped_while_it_runs_and_while_it_waits(
     with monkeypatch.context() as patch:
         patch.setattr(bench, "locate", endless)
         begin(visitor, "tracing")
-        begin(waiting, "queue")
+        begin(waiting, "waiting: 1 before you")
         stop(waiting)
         assert ended == []
         stop(visitor)

@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from engram import web
 from engram.editing import METHODS
 from engram.editing.methods import method_kind
 from engram.errors import EngramError, FactError, PromptTooLong, SettingError, SubjectNotFound, TokenizerError
-from engram.web.answering import Stopped, Stops, guarded, whole
+from engram.web.answering import guarded, whole
 from engram.web.ledger import Ledger
 from engram.web.nextwords import next_words
+from engram.web.turns import Stopped, Turns
 from engram.web.workbench import Wish, Workbench
 from test_models_chat import ASKED, TURN, chat_lm
 
@@ -190,18 +192,38 @@ def test_errors_become_sentences_and_never_stack_traces(caplog: pytest.LogCaptur
     assert "secret x" in caplog.text
 
 
-def test_a_stop_is_heard_by_whom_it_is_for_and_by_their_latest_work() -> None:
-    stops = Stops()
-    ann, bob = (gr.Request(session_hash=name) for name in ("ann", "bob"))
-    with stops.heard(ann) as hers, stops.heard(bob) as his:
-        assert stops.ask(ann)
-        his()
-        with pytest.raises(Stopped):
-            hers()
-        with stops.heard(ann) as next_one:  # begun after the stop
-            next_one()
-    assert not stops.ask(ann)  # nothing runs: nothing happens
-    with stops.heard(ann) as later:
+def test_visitors_take_turns_and_a_stop_is_heard_by_whom_it_is_for() -> None:
+    turns, said = Turns(), list[str]()
+    ann, bob, eve = (gr.Request(session_hash=name) for name in ("ann", "bob", "eve"))
+
+    def work(visitor: gr.Request) -> str:
+        try:
+            with turns.taken(visitor, "edit", lambda ahead: said.append(f"{visitor.session_hash} {ahead}")):
+                return "done"
+        except Stopped as stopped:
+            return str(stopped)
+
+    def until(text: str) -> None:
+        while text not in said:
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(2) as pool:
+        with turns.taken(ann, "locate") as look:
+            one = pool.submit(work, bob)
+            until("bob 1")
+            two = pool.submit(work, eve)
+            until("eve 2")
+            turns.stop(bob, "locate")  # another work than bob's
+            turns.stop(bob, "edit")
+            assert one.result().startswith("Stopped")
+            until("eve 1")
+            look()
+            turns.stop(ann, "locate")
+            with pytest.raises(Stopped):
+                look()
+        assert two.result() == "done"
+    turns.stop(ann, "locate")  # nothing runs: nothing happens
+    with turns.taken(ann, "locate") as later:
         later()
 
 

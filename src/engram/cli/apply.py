@@ -1,15 +1,22 @@
 """`engram apply`: an edited model as a folder of its own, which remembers what was overwritten."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from engram.cli.common import Device, Json, Model, Revision, TrustRemoteCode, emit_json, load_model, out, say_error
 from engram.cli.options import EditFolder, Seed, Strict, load_edit, named, unlogged
-from engram.cli.watching import note
+from engram.cli.watching import bars, interruptible, note
 from engram.errors import EditRefused
+
+if TYPE_CHECKING:
+    from engram.editing.edit import Edit
+    from engram.editing.fluency import Health
+    from engram.models import LM
+
+STOPPED = "Nothing was written; start the same command again."
 
 
 def apply(
@@ -31,7 +38,6 @@ def apply(
     """
     from engram.editing.edit import Edit
     from engram.editing.edited import is_edited, recall, save_edited, to_base_
-    from engram.editing.guard import guard
     from engram.editing.words import contradictions
 
     wanted = Edit.load(edit)  # a broken file is found before a model is loaded
@@ -43,12 +49,7 @@ def apply(
         earlier = memory.edits
     wanted = load_edit(edit, lm)
     whole = sum((*earlier[1:], wanted), start=earlier[0]) if earlier else wanted
-    with unlogged():
-        try:
-            health = guard(lm, whole, strict=strict, seed=seed)
-        except EditRefused as error:
-            say_error(f"{error} Nothing was written.")
-            raise typer.Exit(1) from error
+    health = _health(lm, whole, strict=strict, seed=seed, quiet=as_json)
     save_edited(lm, [*earlier, wanted], folder)
     if as_json:
         emit_json(
@@ -72,3 +73,16 @@ def apply(
         soft_wrap=True,
     )
     note(f"Take it back with: engram revert {folder}")
+
+
+def _health(lm: "LM", edit: "Edit", *, strict: bool, seed: int, quiet: bool) -> "Health":
+    """Ask the guard about an edit; refused, the command ends and has written nothing."""
+    from engram.editing.guard import guard
+
+    with interruptible(None, nothing=STOPPED), unlogged():
+        try:
+            with bars(quiet=quiet) as progress:
+                return guard(lm, edit, strict=strict, seed=seed, progress=progress)
+        except EditRefused as error:
+            say_error(f"{error} Nothing was written.")
+            raise typer.Exit(1) from error

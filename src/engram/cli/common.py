@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from engram.cli.watching import busy, err, note
+from engram.cli.watching import busy, err, interruptible, note
 
 if TYPE_CHECKING:
     from engram.datasets import Dataset
@@ -51,7 +51,9 @@ def load_model(
     trust_remote_code: bool = False,
 ) -> "LM":
     """Load a model as `engram.load` does, without the libraries' own bars and remarks, and say that it is loading."""
-    with busy(f"loading {name}{', which is dequantised' if name.lower().endswith('.gguf') else ''} ..."):
+    stopped = "Nothing was changed; start the same command again."
+    doing = f"loading {name}{', which is dequantised' if name.lower().endswith('.gguf') else ''} ..."
+    with interruptible(None, nothing=stopped), busy(doing):
         from transformers.utils import logging as transformers_logging
 
         from engram.models import load

@@ -12,7 +12,7 @@ from rich.table import Table
 from engram.cli.common import Json, emit_json, load_model, out
 from engram.cli.known import Known, known
 from engram.cli.options import Corpus, statistics_given, unlogged
-from engram.cli.watching import bars, note, progress
+from engram.cli.watching import bars, interruptible, note, progress
 
 if TYPE_CHECKING:
     from engram.editing import Edit
@@ -35,8 +35,14 @@ def demo(
     Example: engram demo --model ./my-model --corpus wikipedia.csv
     """
     statistics_given(model, corpus=corpus, needed=True)
-    console = Console(quiet=True) if as_json else out()
     lm = load_model(model)
+    stopped = f"What was written so far is in {folder}; start the same command again to see the rest."
+    with interruptible(None, nothing=stopped):
+        _shown(lm, model, corpus, folder, as_json=as_json)
+
+
+def _shown(lm: "LM", model: str, corpus: str | None, folder: Path, *, as_json: bool) -> None:
+    console = Console(quiet=True) if as_json else out()
 
     _say(console, 1, f"What {lm.name} knows", "Asked about well-known things, it says with confidence:")
     knows = known(lm)
@@ -51,7 +57,7 @@ def demo(
     change = _edited(console, lm, fact, corpus, as_json=as_json)
 
     _say(console, 4, "Before and after", "The prompt, other phrasings, other subjects, other facts of the subject.")
-    result["check"] = _checked(console, lm, change)
+    result["check"] = _checked(console, lm, change, as_json=as_json)
 
     _say(console, 5, "Save it, load it into a fresh model, take it back")
     result |= _saved_and_taken_back(console, lm, load_model(model), change, folder / "edit")
@@ -83,10 +89,11 @@ def _edited(console: Console, lm: "LM", fact: "Fact", corpus: str | None, *, as_
     return change
 
 
-def _checked(console: Console, lm: "LM", change: "Edit") -> dict[str, Any]:
+def _checked(console: Console, lm: "LM", change: "Edit", *, as_json: bool) -> dict[str, Any]:
     from engram.editing.check import check
 
-    report = check(lm, change)
+    with bars(quiet=as_json) as shown:
+        report = check(lm, change, progress=shown)
     _print_wrapped(console, report.text(width=console.width))
     return report.to_dict()
 

@@ -11,6 +11,7 @@ from engram.editing.fluency import Health
 from engram.editing.thresholds import Thresholds
 from engram.errors import EditRefused
 from engram.facts import Case
+from engram.progress import AnyProgress
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -29,6 +30,7 @@ def guard(
     held_out: Sequence[str] | None = None,
     cases: Sequence[Case] | None = None,
     seed: int = 0,
+    progress: AnyProgress | None = None,
 ) -> Health:
     """Look at an edit as `check` does, and warn of all that is wrong. The model is the same afterwards.
 
@@ -42,6 +44,7 @@ def guard(
             read that (perplexity above 1,000) text that it generates itself before the edit.
         cases: what to ask, one case per fact of the edit; see `check`.
         seed: for generated text.
+        progress: told what is being done, how much is done, and of how much; the log when not given.
 
     Returns:
         The figures of fluency; the warnings are those of the whole verdict, so `ok` says what `check(...).ok` says.
@@ -51,7 +54,16 @@ def guard(
         EditMismatch: the edit was made for another model.
         SettingError: `held_out` has no text.
     """
-    found = check(lm, edit, thresholds=thresholds, held_out=held_out, cases=cases, texts=False, seed=seed)
+    found = check(
+        lm,
+        edit,
+        thresholds=thresholds,
+        held_out=held_out,
+        cases=cases,
+        texts=False,
+        seed=seed,
+        progress=progress,
+    )
     warnings = found.warnings
     if warnings and strict:
         raise EditRefused(f"The edit was refused; the model is as it was. {' '.join(warnings)}")

@@ -1,7 +1,7 @@
 """Key second moments C = E[k kᵀ] (ROME paper, §3.1): sums while text is read, and the finished statistics."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -73,6 +73,14 @@ class LayerMoment(Shown):
     change: float | None = None
     whole: bool = False
 
+    @property
+    def words(self) -> str:
+        """How much was counted, and how much it still changed."""
+        if not self.tokens:
+            return "given"
+        still = "" if self.change is None else f", still changing by {100 * self.change:.2g} %"
+        return f"{self.tokens:,} tokens{still}{', all there are' if self.whole else ''}"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeyStatistics(Shown):
@@ -90,6 +98,10 @@ class KeyStatistics(Shown):
     corpus: str = "given"
     remark: str = ""
     _factors: dict[int, tuple[Tensor, float]] = field(default_factory=dict[int, tuple[Tensor, float]], repr=False)
+
+    def _lines(self) -> Iterator[str]:
+        yield f"KeyStatistics over {self.corpus}, of the model {self.fingerprint}"
+        yield from (f"  layer {layer}: {moment.words}" for layer, moment in self.layers.items())
 
     @classmethod
     def of(cls, lm: "LM", moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]) -> "KeyStatistics":

@@ -14,7 +14,6 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from engram.errors import SettingError
-from engram.web.answering import Stops
 from engram.web.collecting import Collecting
 from engram.web.editing import Editing
 from engram.web.examples import examples
@@ -22,6 +21,7 @@ from engram.web.ledger import Ledger
 from engram.web.limits import Limits
 from engram.web.locating import Locating
 from engram.web.texts import safe
+from engram.web.turns import Turns
 from engram.web.workbench import Workbench
 
 _HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def build(bench: Workbench) -> gr.Blocks:
     Args:
         bench: the model that all visitors share.
     """
-    limits, lm, stops = bench.limits, bench.lm, Stops()
+    limits, lm, turns = bench.limits, bench.lm, Turns()
     start = examples(lm)[0]
     with gr.Blocks(
         title="Engram", analytics_enabled=False, delete_cache=(600, limits.idle_seconds), fill_width=False
@@ -72,11 +72,11 @@ def build(bench: Workbench) -> gr.Blocks:
         )
         ledger: Any = gr.State(Ledger(), time_to_live=limits.idle_seconds)
         with gr.Column(elem_classes="engram-step"):
-            first = Locating(bench, stops)
+            first = Locating(bench, turns)
         with gr.Accordion("2. Make it say something else", open=False, elem_id="engram-step-2") as editing:
-            second = Editing(bench, first, ledger, start.target, stops)
+            second = Editing(bench, first, ledger, start.target, turns)
         with gr.Accordion("3. Your edits", open=False, elem_id="engram-step-3") as collecting:
-            third = Collecting(bench, ledger, start.prompt)
+            third = Collecting(bench, ledger, start.prompt, turns)
         first.wire(second.target, second.layer, editing)
         second.wire(third.listing, third.listed, collecting)
         third.wire(first.chat)

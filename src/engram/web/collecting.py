@@ -7,9 +7,10 @@ import gradio as gr
 from engram.editing import Edit
 from engram.errors import EditError
 from engram.web import texts
-from engram.web.answering import FILES, QUICK, WITH_MODEL, Changes, guarded, handed_out
+from engram.web.answering import FILES, QUICK, WITH_MODEL, Changes, guarded, handed_out, waits
 from engram.web.archives import packed, unpacked
 from engram.web.ledger import Ledger
+from engram.web.turns import Turns
 from engram.web.workbench import Workbench
 
 _UNEDITED, _ALL = "unedited", "all that are on"
@@ -23,10 +24,11 @@ class Collecting:
         bench: the model.
         ledger: the state that keeps the visitor's edits.
         prompt: the prompt to begin with.
+        turns: who works with the model.
     """
 
-    def __init__(self, bench: Workbench, ledger: Any, prompt: str) -> None:
-        self.bench = bench
+    def __init__(self, bench: Workbench, ledger: Any, prompt: str, turns: Turns) -> None:
+        self.bench, self.turns = bench, turns
         self.ledger = ledger
         gr.HTML("<p class='engram-lead'>They last as long as this visit. Those that are on act together.</p>")
         self.table = gr.HTML(texts.ledger_table(()), elem_id="engram-ledger")
@@ -131,13 +133,21 @@ class Collecting:
 
         return pack
 
-    def ask(self, prompt: str | None, chat: bool, ledger: Ledger) -> Changes:
+    def ask(
+        self,
+        prompt: str | None,
+        chat: bool,
+        ledger: Ledger,
+        visitor: gr.Request,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
+    ) -> Changes:
         """Ask the model without edits, with each that is on, and with all of them."""
         edits: dict[str, Edit | None] = {_UNEDITED: None}
         edits |= {entry.label: entry.edit for entry in ledger.active}
         if len(ledger.active) > 1:
             edits[_ALL] = ledger.total()
-        spoken = self.bench.compare(prompt, edits, chat=bool(chat))
+        with self.turns.taken(visitor, "compare", waits(bar)):
+            spoken = self.bench.compare(prompt, edits, chat=bool(chat))
         only = "" if ledger.active else "No edit is switched on: this is the model as it is."
         return {self.voices: texts.voices((prompt or "").strip(), spoken), self.message: texts.said(only)}
 

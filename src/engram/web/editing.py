@@ -8,11 +8,12 @@ from engram.editing import METHODS
 from engram.errors import EngramError, SettingError, did_you_mean
 from engram.facts import Fact
 from engram.web import texts
-from engram.web.answering import QUICK, WITH_MODEL, Changes, Stops, guarded, stop_with, told
+from engram.web.answering import QUICK, WITH_MODEL, Changes, guarded, told, waits
 from engram.web.ledger import Ledger
 from engram.web.limits import bounded_lines
 from engram.web.locating import Locating
 from engram.web.subjects import Pick
+from engram.web.turns import Turns
 from engram.web.workbench import Wish, Workbench
 
 OWN = "own"
@@ -27,11 +28,11 @@ class Editing:
         locating: the first step, whose prompt and subject are edited.
         ledger: the state that keeps the visitor's edits.
         target: the target to begin with.
-        stops: where visitors ask for a stop.
+        turns: who works with the model.
     """
 
-    def __init__(self, bench: Workbench, locating: Locating, ledger: Any, target: str, stops: Stops) -> None:
-        self.bench, self.stops = bench, stops
+    def __init__(self, bench: Workbench, locating: Locating, ledger: Any, target: str, turns: Turns) -> None:
+        self.bench, self.turns = bench, turns
         self.ledger = ledger
         self.locating = locating
         gr.HTML(
@@ -104,7 +105,7 @@ class Editing:
             event.then(self.mark, asked, [self.stale], js="(...given) => engram.reveal(given)", **QUICK)
         for event in (first.prompt.change, first.subject.change, self.target.change):
             event(self.mark, asked, [self.stale], **QUICK)
-        stop_with(self.stop, self.stops, events, self.message)
+        self.stop.click(self.end, None, None, **QUICK)
 
     def offer_presets(self, method: str | None) -> Changes:
         """Offer a method's presets."""
@@ -140,7 +141,7 @@ class Editing:
                 chat=bool(chat),
             )
             ledger.require_room(limits)
-            with self.stops.heard(visitor) as look:
+            with self.turns.taken(visitor, "edit", waits(bar)) as look:
                 made = self.bench.make(wish, progress=told(bar, look))
             if not made.edit:
                 return {self.result: "", self.shown: None, self.message: texts.said(" ".join(made.edit.notes))}
@@ -154,6 +155,10 @@ class Editing:
             }
 
         return run
+
+    def end(self, visitor: gr.Request) -> None:
+        """End what runs or waits for this visitor; its own answer says so."""
+        self.turns.stop(visitor, "edit")
 
     def mark(
         self, prompt: str | None, subject: str | None, pick: Pick | None, target: str | None, shown: Fact | None

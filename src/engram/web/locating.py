@@ -13,12 +13,11 @@ from engram.web.answering import (
     QUICK,
     WITH_MODEL,
     Changes,
-    Stops,
     guarded,
     handed_out,
     sent,
     steps,
-    stop_with,
+    waits,
     whole,
 )
 from engram.web.examples import Example, examples
@@ -26,6 +25,7 @@ from engram.web.figures import SITES, as_csv, as_png, heat_map, in_words, number
 from engram.web.limits import bounded
 from engram.web.subjects import Pick, Span, guessed, picked
 from engram.web.suggestion import Suggestion
+from engram.web.turns import Turns
 from engram.web.workbench import Located, Workbench
 
 
@@ -34,11 +34,11 @@ class Locating:
 
     Args:
         bench: the model.
-        stops: where visitors ask for a stop.
+        turns: who works with the model.
     """
 
-    def __init__(self, bench: Workbench, stops: Stops) -> None:
-        self.bench, self.stops = bench, stops
+    def __init__(self, bench: Workbench, turns: Turns) -> None:
+        self.bench, self.turns = bench, turns
         self.examples = examples(bench.lm)
         gr.HTML(
             "<h2>1. Where is it?</h2><p class='engram-lead'>Noise makes the subject unreadable; then one clean piece "
@@ -147,7 +147,7 @@ class Locating:
         ]
         for event in events:
             event.then(self.mark, asked, [self.stale], **QUICK)
-        stop_with(self.stop, self.stops, events, self.message)
+        self.stop.click(self.end, None, None, **QUICK)
         self.chosen.select(guarded(self.choose_cell(layer), self.chosen), [self.located], [layer, self.chosen], **QUICK)
         for button, write, kind in ((self.picture, as_png, "png"), (self.numbers, as_csv, "csv")):
             button.click(
@@ -219,13 +219,17 @@ class Locating:
             bar: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is asked for a progress bar
         ) -> Changes:
             fact = self.fact(prompt, subject, pick)
-            with self.stops.heard(visitor) as look:
+            with self.turns.taken(visitor, "locate", waits(bar)) as look:
                 located = self.bench.locate(
                     fact, window=whole(window, "window"), chat=bool(chat), progress=steps(bar, "tracing", look)
                 )
             return {**self._shown(located), onwards: gr.Accordion(open=True)}
 
         return run
+
+    def end(self, visitor: gr.Request) -> None:
+        """End what runs or waits for this visitor; its own answer says so."""
+        self.turns.stop(visitor, "locate")
 
     def mark(
         self,
