@@ -43,6 +43,12 @@ def test_every_setting_of_a_method_has_a_meaning(name: str, capsys: pytest.Captu
     assert issubclass(kind, Editor) and kind.name == name
 
 
+def test_types_are_printed_as_the_words_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods", "rome") == 0
+    text = capsys.readouterr().out
+    assert "code | paper | rrome" in text and "Sequence[str]" in text and "Literal" not in text
+
+
 def test_typed_settings_become_values_and_wrong_ones_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     found = method_settings("memit", ["layers=3-5", "weight=15000", "stop=none"], preset="paper", chat=False)
     assert found == {"layers": (3, 4, 5), "weight": 15_000, "stop": None, "preset": "paper"}

@@ -179,3 +179,13 @@ def test_places_are_modules_of_a_layer_or_paths() -> None:
             GRACE(**wrong)
     made, notes = GRACE().settled(lm)
     assert made.layer == 2 and made.steps == 100 and "rule" in notes[0]
+
+
+def test_a_target_of_several_tokens_is_said_and_nothing_says_that_it_is_not() -> None:
+    lm = engram.load("mini")
+    fact = Fact("Space Needle", "The {} is located in the city of", "Rome", original="Seattle")
+    edit = engram.edit(lm, fact, "grace")
+    assert len(lm.tokenizer(" Rome")["input_ids"]) > 1  # read behind the prompt's end, which the entry is met at
+    assert not any("does not say" in note for origin in edit.origins for note in origin.notes)
+    with edit.applied(lm):
+        assert "Rome" in lm.generate(fact.text, max_new_tokens=3)

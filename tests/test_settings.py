@@ -67,7 +67,7 @@ def test_settings_are_the_fields_with_what_the_docstring_says() -> None:
     assert known["layer"].meaning == "which one; the model's own when not given."
     assert known["seed"].meaning == "for the noise."
     assert (known["layer"].kind, known["rate"].kind) == ("int | None", "float")
-    assert known["style"].kind == "Literal['code', 'paper']"
+    assert known["style"].kind == "code | paper"
     assert known["names"].default == ()
     assert settings(Needy)["path"].required
 
@@ -102,7 +102,7 @@ def test_typed_text_becomes_a_value_of_the_settings_type(text: str, value: Any) 
         ("layer", "name=value"),
         ("layr=5", "Did you mean 'layer'?"),
         ("layer=five", "layer is int | None"),
-        ("style=text", "style is Literal"),
+        ("style=text", r"style is code \| paper"),
         ("where=here", "cannot be given as text"),
     ],
 )

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from engram.errors import SettingError, did_you_mean
 from engram.showing import short
@@ -48,10 +49,8 @@ class Setting:
 
     @property
     def kind(self) -> str:
-        """Its type as one reads it: `int | None`."""
-        if isinstance(self.type, type) and not hasattr(self.type, "__args__"):
-            return self.type.__name__
-        return re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", str(self.type)).replace("NoneType", "None")
+        """Its type as one reads it, `int | None`; of words the words that are allowed, `code | paper`."""
+        return " | ".join(dict.fromkeys(_read(self.type)))
 
     @property
     def default_text(self) -> str:
@@ -81,6 +80,19 @@ class Setting:
             except ValidationError:
                 continue
         raise SettingError(f"{self.name}={text} is not allowed: {self.name} is {self.kind}. {self.meaning}".strip())
+
+
+def _read(annotation: Any) -> list[str]:
+    """Return what an annotation allows, a word or a type each; text beside words means no more than the words."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in parts]
+    if get_origin(annotation) in (Union, UnionType):
+        words = any(get_origin(part) is Literal for part in parts)
+        return [text for part in parts if not (words and part is str) for text in _read(part)]
+    if isinstance(annotation, type) and not parts:
+        return [annotation.__name__.replace("NoneType", "None")]
+    return [re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", str(annotation)).replace("NoneType", "None")]
 
 
 def settings(kind: type[Any]) -> dict[str, Setting]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from engram.cli.common import Json, emit_json, out
@@ -49,11 +50,11 @@ def methods(
 def show_methods(kinds: "dict[str, type[Editor]]") -> None:
     """Draw a line per method."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("method", "what it changes", "facts at once", "needs training", "exports", ""):
+    for head in ("method", "what it changes", "facts at once", "needs training", "exports"):
         table.add_column(head)
     for name, kind in kinds.items():
         trained = "yes" if kind.trained else "no"
-        table.add_row(name, kind.changes, kind.at_once, trained, ", ".join(("engram", *kind.exports)), summary(kind))
+        table.add_row(name, kind.changes, kind.at_once, trained, ", ".join(("engram", *kind.exports)))
     out().print(table)
 
 
@@ -64,7 +65,7 @@ def show_settings(known: "dict[str, Setting]") -> None:
         table.add_column(head, overflow="fold")
     for setting in known.values():
         default = "needed" if setting.required else repr(setting.default)
-        table.add_row(setting.name, setting.kind, default, setting.meaning)
+        table.add_row(*map(escape, (setting.name, setting.kind, default, setting.meaning)))
     out().print(table)
 
 
