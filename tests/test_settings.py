@@ -102,7 +102,7 @@ def test_typed_text_becomes_a_value_of_the_settings_type(text: str, value: Any) 
         ("layer", "name=value"),
         ("layr=5", "Did you mean 'layer'?"),
         ("layer=five", "layer is int | None"),
-        ("style=text", r"style is code \| paper"),
+        ("style=text", "style is code | paper"),
         ("where=here", "cannot be given as text"),
     ],
 )
