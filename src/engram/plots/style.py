@@ -1,6 +1,5 @@
 """What all figures share: colours per site as in the ROME paper, sizes, saving."""
 
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from engram.errors import SettingError
+from engram.storage import write_file
 
 COLORS = {"state": "#6a51a3", "mlp": "#238b45", "attn": "#cb181d"}
 """Line and bar colour of each site."""
@@ -96,13 +96,10 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     where = Path(path)
     if where.suffix.lower() not in SUFFIXES:
         raise SettingError(f"Pictures are written as {', '.join(SUFFIXES)}; {where.name!r} is none of these.")
-    part = where.with_name(f".{where.name}.part")
+    drawn = BytesIO()
+    figure.savefig(drawn, format=where.suffix[1:].lower(), dpi=150)
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format=where.suffix[1:].lower(), dpi=150)
-        part.replace(where)
+        write_file(where, drawn.getvalue())
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise SettingError(f"The picture {where} cannot be written: {error.strerror}.") from error
     return where
