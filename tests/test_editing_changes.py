@@ -18,9 +18,11 @@ from engram.editing.changes import KINDS, Change, Codebook, Preamble, SiteChange
 from engram.editing.changes.change import array
 from engram.errors import EditError, EditMismatch
 from engram.models import LM
+from engram.models.encoding import left_padded
 from engram.models.generation import Generation, generate_batch
 from engram.models.passes import Pass
 from engram.models.resume import prefill, resume
+from engram.models.scoring import score_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -115,6 +117,22 @@ def example(kind: str, lm: LM) -> Change:
 def test_every_kind_keeps_the_contract(family: str, kind: str, tmp_path: Path) -> None:
     lm = own(family)
     check_change(lm, example(kind, lm), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "switch"])
+def test_whole_texts_in_one_pass_say_what_prompts_that_go_on_say(kind: str) -> None:
+    lm = own("gpt2")
+    edit = Edit.of(lm, [example(kind, lm)])
+    rows = [lm.encode(f"{prompt} chess today").ids[0].tolist() for prompt in PROMPTS]
+    counts = torch.tensor([len(row) - lm.encode(p).ids.shape[1] for row, p in zip(rows, PROMPTS, strict=True)])
+    assert int(counts.min()) > 1
+    ids, mask = left_padded(rows)
+    with edit.applied(lm), lm.passes.ending(ids.shape[1] - counts - 1):
+        logp = lm.forward(ids, mask=mask).float().log_softmax(-1)[:, :-1]
+    nll = -logp.gather(-1, ids[:, 1:, None])[..., 0]
+    whole = torch.stack([row[-count:].mean() for row, count in zip(nll, counts.tolist(), strict=True)])
+    with edit.applied(lm):
+        assert close(lm, whole, score_batch(lm, PROMPTS, [["chess today"]] * len(PROMPTS))[:, 0])
 
 
 def test_the_kind_that_the_documentation_writes_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

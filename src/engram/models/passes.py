@@ -203,6 +203,23 @@ class Passes:
         finally:
             self._here.text = outer
 
+    @contextmanager
+    def ending(self, ends: Int[Tensor, " row"]) -> Generator[None]:
+        """Let the texts of the `with` block, each read whole in one pass, have prompts that end where it is said.
+
+        Args:
+            ends: index of every row's last prompt token; without this it is the row's last token.
+        """
+        if self._users == 0:
+            yield
+            return
+        outer = getattr(self._here, "ends", None)
+        self._here.ends = ends
+        try:
+            yield
+        finally:
+            self._here.ends = outer
+
     def now(self, states: Tensor) -> Pass:
         """Return the pass under way, for states [row pos width] that it has come to.
 
@@ -249,13 +266,14 @@ class Passes:
         if cache is not None and getattr(cache, "text", None) is None:
             self._texts[cache] = text
         first = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        width = first.shape[1]
+        width, told = first.shape[1], getattr(self._here, "ends", None) if fresh else None
         if self._fronts:
-            _put_in_front(given, text, self._fronts, fresh=fresh, start=start)
+            _put_in_front(given, text, self._fronts, fresh=fresh, start=start, ends=told)
         rows, run = (given["input_ids"] if given.get("input_ids") is not None else first).shape[:2]
         real = _real(given.get("attention_mask"), rows, run, first.device)
         if fresh:
-            text.ends = (torch.arange(run, device=real.device) * real).amax(1)
+            last = (torch.arange(run, device=real.device) * real).amax(1)
+            text.ends = last if told is None else told.to(real.device) + run - width
         return _Call(text, real, start, fresh, width, not isinstance(given.get("logits_to_keep"), Tensor))
 
     def _after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
@@ -282,7 +300,9 @@ def _real(mask: Any, rows: int, width: int, device: torch.device) -> Tensor:
     return mask[:, -width:].bool()
 
 
-def _put_in_front(given: dict[str, Any], text: Text, fronts: Sequence[Front], *, fresh: bool, start: int) -> None:
+def _put_in_front(
+    given: dict[str, Any], text: Text, fronts: Sequence[Front], *, fresh: bool, start: int, ends: Tensor | None
+) -> None:
     """Put tokens in front of the prompts, and let the mask of later passes know of them."""
     ids = given.get("input_ids")
     if ids is None or given.get("labels") is not None:
@@ -295,7 +315,8 @@ def _put_in_front(given: dict[str, Any], text: Text, fronts: Sequence[Front], *,
         torch.ones(len(ids), start - _columns(text) + ids.shape[1], device=ids.device).long() if mask is None else mask
     )
     if fresh:
-        rows = [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
+        stops = [None] * len(ids) if ends is None else (ends + 1).tolist()
+        rows = [row[:stop][keep[:stop].bool()].tolist() for row, keep, stop in zip(ids, mask, stops, strict=True)]
         text.front = _padded([sum(parts, []) for parts in zip(*(front(rows) for front in fronts), strict=True)], ids)
     if text.front is None:
         raise EditError("This edit puts tokens in front of the prompt, and what is continued here was read without it.")

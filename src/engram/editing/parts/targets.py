@@ -13,10 +13,9 @@ from engram.editing.records import Mode
 from engram.errors import FactError
 from engram.facts import Fact
 from engram.models.chat import Wrap, wrap_for
-from engram.models.continuations import Continuation, asked
+from engram.models.continuations import asked
 from engram.models.encoding import left_padded
 from engram.models.hooks import Site, patch, record
-from engram.models.scoring import score_texts
 
 if TYPE_CHECKING:
     from engram.models import LM
@@ -52,16 +51,19 @@ def says(lm: "LM", facts: Sequence[Fact], *, chat: bool = False) -> list[bool]:
         FactError: a fact without a target.
     """
     wrap = wrap_for(lm, chat=chat)
-    rows = [Continuation.after(wrap.around(fact.text), require_target(fact)) for fact in facts]
+    rows = [rows_for(lm, i, f, ["{}"], wrap, target=require_target(f))[0] for i, f in enumerate(facts)]
     found = [False] * len(rows)
-    for some in by_length([row.text for row in rows]):
-        scored = score_texts(lm, [[rows[i]] for i in some])
-        for i, said_now, wanted in zip(some, scored.predictions, scored.targets, strict=True):
-            found[i] = said_now == wanted
+    for some in by_length([row.ids for row in rows]):
+        ids, mask = left_padded([rows[i].ids for i in some])
+        counts = torch.tensor([len(rows[i].targets) for i in some])
+        with lm.passes.ending(ids.shape[1] - counts):
+            best = lm.forward(ids, mask=mask, keep=int(counts.max())).argmax(-1).tolist()
+        for i, line in zip(some, best, strict=True):
+            found[i] = line[-len(rows[i].targets) :] == rows[i].targets
     return found
 
 
-def by_length(rows: Sequence[Sequence[object]], most: int = _BATCH) -> Iterator[list[int]]:
+def by_length(rows: Sequence[Sequence[int]], most: int = _BATCH) -> Iterator[list[int]]:
     """Yield the numbers of rows that go together: similar lengths, and not too many."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     yield from (order[begin : begin + most] for begin in range(0, len(order), most))
