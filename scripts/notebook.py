@@ -6,6 +6,7 @@ python scripts/notebook.py
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -21,8 +22,14 @@ def main() -> None:
         NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if shows(output)]
     nbformat.write(notebook, NOTEBOOK)
+
+
+def shows(output: Any) -> bool:
+    """Say whether an output is what the cell says, and no warning and no progress bar that is over."""
+    over = output.get("output_type") == "display_data" and not any(output.get("data", {}).values())
+    return output.get("name") != "stderr" and not over
 
 
 if __name__ == "__main__":

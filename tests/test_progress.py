@@ -74,12 +74,14 @@ def test_without_a_function_the_log_is_told(monkeypatch: pytest.MonkeyPatch, cap
     assert caplog.messages == ["counting: 1 of 2, 0 s"]
 
 
-def test_in_a_notebook_a_bar_changes_in_place_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_notebook_one_bar_changes_in_place_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engram.progress.FIRST", 0.0)
     monkeypatch.setattr("engram.progress._REDRAWN", 0.0)
     shown: list[str] = []
+    places: list[object] = []
 
     def display(bundle: dict[str, str], **_: Any) -> Any:
+        places.append(object())
         shown.append(bundle["text/plain"])
         return SimpleNamespace(update=lambda bundle, raw: shown.append(bundle["text/plain"]))
 
@@ -91,3 +93,6 @@ def test_in_a_notebook_a_bar_changes_in_place_and_goes(monkeypatch: pytest.Monke
         report("tracing", done, 24)
     assert shown[0] == f"{'█' * 6}{'░' * 18} tracing: 6 of 24, 0 s" and shown[1].startswith("█" * 12 + "░")
     assert shown[2] == "" and len(shown) == 3
+    for done in (6, 24):  # the next fact's, in the same place: a cell does not fill with what is over
+        report("tracing", done, 24)
+    assert shown[3].endswith("6 of 24, 0 s") and shown[4] == "" and len(places) == 1

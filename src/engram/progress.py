@@ -125,20 +125,19 @@ def _notebook() -> Any:
 
 
 def _shown(display: Callable[..., Any]) -> Progress:
-    """Return a progress function that draws a bar of characters in place, and takes it away when the job is done."""
+    """Return a progress function that draws a bar of characters in one place, empty when a job is done."""
     when, handle = Timed(_REDRAWN), list[Any]()
 
     def report(what: str, done: int, total: int) -> None:
         finished = done >= total
         text = when.sentence(what, done, total)
-        if finished and handle:
-            handle.pop().update({"text/plain": ""}, raw=True)
-        elif text is not None and not finished:
-            full = round(_WIDTH * done / max(1, total))
-            bundle = {"text/plain": f"{'█' * full}{'░' * (_WIDTH - full)} {text}"}
-            if handle:
-                handle[0].update(bundle, raw=True)
-            else:
-                handle.append(display(bundle, raw=True, display_id=True))
+        if text is None and not finished:
+            return
+        full = round(_WIDTH * done / max(1, total))
+        bundle = {"text/plain": "" if finished else f"{'█' * full}{'░' * (_WIDTH - full)} {text}"}
+        if handle:
+            handle[0].update(bundle, raw=True)
+        elif not finished:
+            handle.append(display(bundle, raw=True, display_id=True))
 
     return report
